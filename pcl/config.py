@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pcl.methods import METHODS
 from pcl.scenarios import SCENARIOS
@@ -16,31 +16,21 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_CHOICES = {
-    "scenario": tuple(SCENARIOS),
-    "method": tuple(METHODS),
-    "setting": ("task", "class"),
-    "timeline": ("random", "serial", "together"),
-    "scale": ("paper", "unit"),
-    "gradients_over": ("backbone", "all"),
-    "optimizer": ("adam", "sgd"),
-}
-
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All that a run depends on. A value of 0 in batch_size, epochs, memory_per_class, lr or edit_alpha stands
-    for the scenario's own; :meth:`resolved` fills it in.
+    """All that a run depends on. None stands for the scenario's own value; :meth:`resolved` fills it in.
 
     Raises:
-        ValueError: for an unknown name (with the nearest known one) or a number out of range.
+        ValueError: for an unknown name (with the nearest known one), a value of another type, or a number out of
+            range.
     """
 
     scenario: str = "ps-digits"
     """see `pcl list`"""
     method: str = "emgd-gmc+me"
     """see `pcl list`"""
-    setting: str = "task"
+    setting: Literal["task", "class"] = "task"
     """task-incremental or class-incremental"""
     data_root: str = "data"
     """folder with the npz files"""
@@ -48,58 +38,69 @@ class RunConfig:
     """of initial weights, sample order and memory"""
     label_set: int = 0
     """number of the random label sets"""
-    timeline: str = "random"
-    """random, serial or together"""
+    timeline: Literal["random", "serial", "together"] = "random"
+    """when the streams run"""
     timeline_number: int = 0
     """number of the random timeline"""
-    batch_size: int = 0
+    batch_size: int | None = None
     """samples per task and step"""
-    epochs: int = 0
+    epochs: int | None = None
     """how often every sample is used"""
-    memory_per_class: int = 0
+    memory_per_class: int | None = None
     """stored samples per class"""
-    optimizer: str = "adam"
-    """adam or sgd"""
-    lr: float = 0.0
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """which optimizer"""
+    lr: float | None = None
     """learning rate"""
-    scale: str = "paper"
-    """EMGD's step length: paper, or unit (weights sum to 1)"""
+    scale: Literal["paper", "unit"] = "paper"
+    """EMGD's step length: as in the paper, or with weights that sum to 1"""
     temperature: float = 1.0
     """of EMGD's softmax"""
-    gradients_over: str = "backbone"
-    """parameters in the Gramian: backbone, or all"""
-    edit_alpha: float = 0.0
+    gradients_over: Literal["backbone", "all"] = "backbone"
+    """parameters on which tasks are weighed against each other"""
+    edit_alpha: float | None = None
     """step size of memory editing, in pixel units"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
-    evaluate_every: int = 0
-    """steps between accuracy measurements; 0: about 40 in the run"""
+    evaluate_every: int | None = None
+    """steps between measurements of accuracy; default: about 40 in the run"""
     checkpoint_every: int = 50
     """steps between checkpoints"""
 
     def __post_init__(self) -> None:
-        for key, known in _CHOICES.items():
-            check_name(key, getattr(self, key), known)
-        for key, kind in get_type_hints(type(self)).items():
-            value = getattr(self, key)
-            if kind is not str and (not isinstance(value, (int, kind)) or isinstance(value, bool)):
-                raise ValueError(f"{key}: expected {kind.__name__}, got {value!r}")
-            if kind is not str and not 0 <= value < float("inf"):
-                raise ValueError(f"{key}: expected a number >= 0, got {value}")
-        if self.temperature == 0 or self.checkpoint_every == 0:
-            raise ValueError("temperature and checkpoint_every must be above 0")
+        check_name("scenario", self.scenario, tuple(SCENARIOS))
+        check_name("method", self.method, tuple(METHODS))
+        for key, hint in get_type_hints(type(self)).items():
+            _check_value(key, getattr(self, key), hint)
 
     def resolved(self) -> "RunConfig":
-        """The same settings with the scenario's own where this has 0."""
+        """The same settings with the scenario's own where this has None."""
         spec = SCENARIOS[self.scenario]
         names = ("batch_size", "epochs", "memory_per_class", "lr", "edit_alpha")
-        return dataclasses.replace(self, **{n: getattr(spec, n) for n in names if getattr(self, n) == 0})
+        return dataclasses.replace(self, **{n: getattr(spec, n) for n in names if getattr(self, n) is None})
 
 
-def check_name(what: str, name: str, known: tuple[str, ...]) -> None:
+def _check_value(key: str, value: object, hint: Any) -> None:
+    if get_origin(hint) is Literal:
+        check_name(key, value, get_args(hint))
+        return
+    kinds = get_args(hint) or (hint,)
+    if value is None and type(None) in kinds:
+        return
+    kind = next(k for k in kinds if k is not type(None))
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise ValueError(f"{key}: expected {kind.__name__}, got {value!r}")
+    least = 0 if key in ("seed", "label_set", "timeline_number") else 1
+    if isinstance(value, int) and kind is int and value < least:
+        raise ValueError(f"{key}: expected at least {least}, got {value}")
+    if isinstance(value, (int, float)) and kind is float and not 0 < value < float("inf"):
+        raise ValueError(f"{key}: expected a finite number above 0, got {value}")
+
+
+def check_name(what: str, name: object, known: tuple[str, ...]) -> None:
     """Refuse a name that is not known, suggesting the nearest that is."""
     if name not in known:
-        near = difflib.get_close_matches(str(name), known, n=1)
+        near = [k for k in known if k.startswith(str(name))] or difflib.get_close_matches(str(name), known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"{what}: unknown {name!r}{hint} Known: {', '.join(known)}")
 
@@ -133,4 +134,4 @@ def config_text(config: RunConfig) -> str:
     """The settings as TOML."""
     import tomli_w
 
-    return tomli_w.dumps(dataclasses.asdict(config))
+    return tomli_w.dumps({key: value for key, value in dataclasses.asdict(config).items() if value is not None})

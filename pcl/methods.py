@@ -47,11 +47,6 @@ class Method:
     weighting: str
     edit: bool
 
-    @property
-    def source(self) -> str:
-        """Where its parts come from."""
-        return WEIGHTINGS[self.weighting].source + ("; editing: Eq. 12 and 13" if self.edit else "")
-
 
 METHODS: dict[str, Method] = {
     name + ("+me" if edit else ""): Method(name, edit) for name in WEIGHTINGS for edit in (False, True)

@@ -29,5 +29,5 @@ def seeded(seed: int, *names: object) -> Iterator[None]:
     For code that offers no generator argument, like the initialisers of ``torch.nn`` layers.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(derived_seed(seed, *names))
+        torch.default_generator.manual_seed(derived_seed(seed, *names))
         yield

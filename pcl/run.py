@@ -69,6 +69,11 @@ def resume(folder: Path, callbacks: Sequence[object] = ()) -> dict[str, Any]:
 def build(config: RunConfig) -> tuple[Scenario, Trainer]:
     """The scenario and a trainer with its streams, as the settings say; nothing is written."""
     config = config.resolved()
+    assert config.batch_size is not None
+    assert config.epochs is not None
+    assert config.memory_per_class is not None
+    assert config.lr is not None
+    assert config.edit_alpha is not None
     spec = SCENARIOS[config.scenario]
     device = _device(config.device)
     scenario = Scenario.build(
@@ -81,22 +86,23 @@ def build(config: RunConfig) -> tuple[Scenario, Trainer]:
         batch_size=config.batch_size,
         epochs=config.epochs,
         label_set=config.label_set,
-        timeline=config.timeline,  # type: ignore[arg-type]
+        timeline=config.timeline,
         timeline_number=config.timeline_number,
     )
     with seeded(config.seed, "backbone"):
         backbone = spec.backbone(scenario.data).to(device)
     method = METHODS[config.method]
-    weighting = WEIGHTINGS[method.weighting].make(config.scale, config.temperature)  # type: ignore[arg-type]
+    weighting = WEIGHTINGS[method.weighting].make(config.scale, config.temperature)
+    lr = config.lr
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer]
     trainer = Trainer(
-        ContinualModel(backbone, spec.features, config.setting, seed=config.seed),  # type: ignore[arg-type]
-        optimizer=lambda parameters: kind(parameters, lr=config.lr),
+        ContinualModel(backbone, spec.features, config.setting, seed=config.seed),
+        optimizer=lambda parameters: kind(parameters, lr=lr),
         weighting=weighting,
         memory=ClassMemory(config.memory_per_class),
         edit=GradientEdit(config.edit_alpha) if method.edit else None,
         memory_batch=config.batch_size,
-        gradients_over=config.gradients_over,  # type: ignore[arg-type]
+        gradients_over=config.gradients_over,
         seed=config.seed,
         evaluate_every=config.evaluate_every or max(1, scenario.timeline.steps // 40),
     )

@@ -2,11 +2,14 @@
 
 import hashlib
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pcl.randomness import generator
@@ -82,28 +85,26 @@ def load_npz(path: Path, download_name: str | None = None) -> ImageData:
             names = archive["classes"].tolist() if "classes" in archive else None
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise ValueError(f"{path}: damaged or not an npz file ({error})") from error
-    count = 1 + max(int(arrays[key].max(initial=-1)) for key in ("y_train", "y_test"))
-    classes = tuple(map(str, names)) if names else tuple(map(str, range(count)))
-    parts = {}
+    parts: dict[str, Tensor] = {}
     for part in ("train", "test"):
-        parts[f"x_{part}"], parts[f"y_{part}"] = _images(path, part, arrays, len(classes))
+        parts[f"x_{part}"], parts[f"y_{part}"] = _images(path, part, arrays)
+    highest = max(int(parts[key].max()) for key in ("y_train", "y_test"))
+    classes = tuple(map(str, range(highest + 1) if names is None else names))
+    if highest >= len(classes):
+        raise ValueError(f"{path}: holds labels up to {highest}, but {len(classes)} class names")
     return ImageData(**parts, classes=classes)
 
 
-def _images(path: Path, part: str, arrays: dict[str, np.ndarray], classes: int) -> tuple[Tensor, Tensor]:  # type: ignore[type-arg]
+def _images(path: Path, part: str, arrays: Mapping[str, NDArray[Any]]) -> tuple[Tensor, Tensor]:
     x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
     if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[3] not in (1, 3)):
         raise ValueError(
             f"{path}: x_{part} should be uint8 of shape (n, H, W) or (n, H, W, 3), got {x.dtype} {x.shape}"
         )
     if len(x) == 0 or y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(
-            f"{path}: y_{part} should be {len(x)} > 0 integer labels, got {y.dtype} of shape {y.shape}"
-        )
-    if y.min() < 0 or y.max() >= classes:
-        raise ValueError(
-            f"{path}: y_{part} holds labels {y.min()} to {y.max()}, but there are {classes} class names"
-        )
+        raise ValueError(f"{path}: y_{part} should be {len(x)} > 0 integer labels, got {y.dtype} of shape {y.shape}")
+    if y.min() < 0:
+        raise ValueError(f"{path}: y_{part} should be labels from 0 on, got {y.min()}")
     images = torch.from_numpy(np.ascontiguousarray(x))
     images = images.unsqueeze(1) if x.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
     return images, torch.from_numpy(y.astype(np.int64))

@@ -113,9 +113,7 @@ class ClassMemory:
             ValueError: if it was made with another ``per_class``.
         """
         if state["per_class"] != self.per_class:
-            raise ValueError(
-                f"memory: the checkpoint has per_class={state['per_class']}, this memory {self.per_class}"
-            )
+            raise ValueError(f"memory: the checkpoint has per_class={state['per_class']}, this memory {self.per_class}")
         self.names = tuple(state["names"])
         self.x, self.original = state["x"].clone(), state["original"].clone()
         self.y, self.task = state["y"].clone(), state["task"].clone()

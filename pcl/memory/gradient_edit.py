@@ -9,7 +9,10 @@ from pcl.gradients.sample_norms import SampleNorms
 from pcl.models.modes import evaluation_mode
 from pcl.notices import say_once
 
-Losses = Callable[[Tensor], Tensor]
+Losses = Callable[[Tensor, slice], Tensor]
+"""From samples ``(B, ...)``, and the rows of the edited batch that they are, to their losses ``(B,)``."""
+
+_ALL = slice(None)
 
 
 class GradientEdit:
@@ -56,7 +59,7 @@ class GradientEdit:
 
         Args:
             model: the module that ``losses`` runs and that owns ``shared``.
-            losses: from samples ``(B, ...)`` to their losses ``(B,)``.
+            losses: ``losses(x[rows], rows)`` are the losses ``(B,)`` of the samples in those rows.
             x: ``(B, ...)``, a floating dtype.
             shared: the parameters that g and d are about.
             direction: d, one tensor per parameter; None is zero.
@@ -78,27 +81,31 @@ class GradientEdit:
             uncovered = SampleNorms.uncovered(model, shared)
             if uncovered:
                 say_once(f"edit: editing sample by sample, exact but slow, because of {uncovered}")
-                rows = [_distance_gradient(losses, x[i : i + 1], shared, direction) for i in range(len(x))]
+                rows = [_sample_gradient(losses, x, slice(i, i + 1), shared, direction) for i in range(len(x))]
                 return torch.cat(rows) if rows else torch.zeros_like(x)
             return _batch_gradient(model, losses, x, shared, direction)
 
 
 def _batch_gradient(
-    model: nn.Module, losses: Losses, x: Tensor, shared: Sequence[nn.Parameter], direction: Sequence[Tensor | None]
+    model: nn.Module,
+    losses: Losses,
+    x: Tensor,
+    shared: Sequence[nn.Parameter],
+    direction: Sequence[Tensor | None],
 ) -> Tensor:
     x = x.detach().requires_grad_()
     with SampleNorms(model, shared) as norms:
-        total = losses(x).sum()
+        total = losses(x, _ALL).sum()
     squared, gradients = norms.squared(total)
     distance = squared.sum() - 2 * _inner(gradients, direction)
     return torch.autograd.grad(distance, x)[0]
 
 
-def _distance_gradient(
-    losses: Losses, x: Tensor, shared: Sequence[nn.Parameter], direction: Sequence[Tensor | None]
+def _sample_gradient(
+    losses: Losses, x: Tensor, row: slice, shared: Sequence[nn.Parameter], direction: Sequence[Tensor | None]
 ) -> Tensor:
-    x = x.detach().requires_grad_()
-    gradients = torch.autograd.grad(losses(x).sum(), list(shared), create_graph=True, allow_unused=True)
+    x = x[row].detach().requires_grad_()
+    gradients = torch.autograd.grad(losses(x, row).sum(), list(shared), create_graph=True, allow_unused=True)
     squared = sum((g.square().sum() for g in gradients if g is not None), start=x.new_zeros(()))
     return torch.autograd.grad(squared - 2 * _inner(gradients, direction), x)[0]
 

@@ -113,7 +113,8 @@ class ContinualModel(nn.Module):
             return self.losses(x, y, names[0])
         features = self.backbone(x)
         logits = torch.cat([self.heads[self._head_of[name]](features) for name in names], dim=1)
-        owner, target = [], torch.zeros_like(y)
+        owner: list[int] = []  # of every column, the index of its task
+        target = torch.zeros_like(y)
         for i, name in enumerate(names):
             classes = self.task_classes[name]
             mine = task == i

@@ -87,7 +87,11 @@ class Scenario:
             Stream(
                 f"task-{t + 1}",
                 Batches(
-                    self.data.x_train[rows], self.data.y_train[rows], self.batch_size, seed=seed, name=f"task-{t + 1}"
+                    self.data.x_train[rows],
+                    self.data.y_train[rows],
+                    self.batch_size,
+                    seed=seed,
+                    name=f"task-{t + 1}",
                 ),
                 classes,
                 start=self.timeline.starts[t],

@@ -50,9 +50,7 @@ class Stream:
         if not task or task == MEMORY:
             raise ValueError(f"stream: {task!r} is not a task name; use a non-empty name other than {MEMORY!r}")
         if not classes or len(set(classes)) != len(classes) or min(classes) < 0:
-            raise ValueError(
-                f"stream {task!r}: classes must be distinct non-negative integers, got {list(classes)}"
-            )
+            raise ValueError(f"stream {task!r}: classes must be distinct non-negative integers, got {list(classes)}")
         if start < 0 or (end is not None and end < start):
             raise ValueError(f"stream {task!r}: expected 0 <= start <= end, got start={start}, end={end}")
         if epochs < 1:

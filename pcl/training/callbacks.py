@@ -1,12 +1,12 @@
 """Callbacks: objects with any of these methods, called by the trainer.
 
-    on_fit_start(trainer)             fit begins
-    on_task_start(trainer, task)      a task takes part for the first time
-    on_step(trainer, record)          a step has been made; ``record`` is a dict of plain values, see step_record
-    on_evaluation(trainer, record)    {"kind": "eval", "step": k, "accuracy": {task: a_k^task}}
-    after_step(trainer)               everything of a step is done; the state is fit for a checkpoint
-    on_task_end(trainer, task)        a stream has ended; its samples are in the memory
-    on_fit_end(trainer)               fit ends, also by an exception
+on_fit_start(trainer)             fit begins
+on_task_start(trainer, task)      a task takes part for the first time
+on_step(trainer, record)          a step has been made; ``record`` is a dict of plain values, see step_record
+on_evaluation(trainer, record)    {"kind": "eval", "step": k, "accuracy": {task: a_k^task}}
+after_step(trainer)               everything of a step is done; the state is fit for a checkpoint
+on_task_end(trainer, task)        a stream has ended; its samples are in the memory
+on_fit_end(trainer)               fit ends, also by an exception
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,6 @@ what ``torch.save`` makes of a dict of tensors and plain values. It is read with
 import hashlib
 import io
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,15 @@ _FIRST_LINE = b"PCL-CHECKPOINT 1\n"
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that whoever reads ``path``, at any moment, finds the old content or the new, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -22,9 +22,7 @@ def check_batch(stream: Stream, batch: object, like: Tensor | None) -> tuple[Ten
         ValueError: for a wrong shape, a label outside the stream's classes, or a value that is not finite.
     """
     name = f"stream {stream.task!r}"
-    if not (
-        isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
-    ):
+    if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
         raise TypeError(f"{name}: expected batches (x, y) of two tensors, got {type(batch).__name__}")
     x, y = batch
     if not x.is_floating_point() or (like is not None and x.dtype != like.dtype):
@@ -38,8 +36,7 @@ def check_batch(stream: Stream, batch: object, like: Tensor | None) -> tuple[Ten
         )
     if like is not None and x.shape[1:] != like.shape[1:]:
         raise ValueError(
-            f"{name}: expected samples of shape {tuple(like.shape[1:])} as in earlier batches, "
-            f"got {tuple(x.shape[1:])}"
+            f"{name}: expected samples of shape {tuple(like.shape[1:])} as in earlier batches, got {tuple(x.shape[1:])}"
         )
     declared = torch.tensor(stream.classes, device=y.device)
     outside = y[(y[:, None] != declared).all(dim=1)]

@@ -268,9 +268,7 @@ class Trainer:
             for task, (x, y) in batches.items()
         }
         if recalled is not None:
-            losses[MEMORY] = lambda: model.mixed_losses(
-                recalled.x, recalled.y, recalled.task, recalled.names
-            ).mean()
+            losses[MEMORY] = lambda: model.mixed_losses(recalled.x, recalled.y, recalled.task, recalled.names).mean()
         return task_gradients(losses, *self._parameters())
 
     def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
@@ -288,8 +286,8 @@ class Trainer:
         if recalled is None or self.edit is None or self.memory is None:
             return None
 
-        def losses(x: Tensor) -> Tensor:
-            return self.model.mixed_losses(x, recalled.y, recalled.task, recalled.names)
+        def losses(x: Tensor, rows: slice) -> Tensor:
+            return self.model.mixed_losses(x, recalled.y[rows], recalled.task[rows], recalled.names)
 
         edited = self.edit(self.model, losses, recalled.x, self._parameters()[0], direction)
         self.memory.replace(recalled.index, edited)
@@ -332,7 +330,9 @@ class Trainer:
             "ended_at": self.ended_at,
             "last_trained": self._last_trained,
             "like": self._like,
-            "generators": [self._retrieval.get_state(), self._storage.get_state(), torch.get_rng_state()],
+            "retrieval": self._retrieval.get_state(),
+            "storage": self._storage.get_state(),
+            "torch": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -369,6 +369,7 @@ class Trainer:
         self.step_count, self.history = state["step_count"], list(state["history"])
         self.ended_at, self._last_trained = dict(state["ended_at"]), dict(state["last_trained"])
         self._like = state["like"]
-        for draws, saved in zip([self._retrieval, self._storage], state["generators"], strict=False):
-            draws.set_state(saved)
-        torch.set_rng_state(state["generators"][2])
+        self._retrieval.set_state(state["retrieval"])
+        self._storage.set_state(state["storage"])
+        torch.set_rng_state(state["torch"][0])
+        torch.cuda.set_rng_state_all(state["torch"][1:])
