@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from pcl.config import RunConfig, config_from, config_text, read_config
+from pcl.data.images import ImageData
 from pcl.memory.class_memory import ClassMemory
 from pcl.memory.gradient_edit import GradientEdit
 from pcl.methods import METHODS, WEIGHTINGS
@@ -66,8 +67,12 @@ def resume(folder: Path, callbacks: Sequence[object] = ()) -> dict[str, Any]:
     return _fit(config, scenario, trainer, folder, callbacks)
 
 
-def build(config: RunConfig) -> tuple[Scenario, Trainer]:
-    """The scenario and a trainer with its streams, as the settings say; nothing is written."""
+def build(config: RunConfig, data: ImageData | None = None) -> tuple[Scenario, Trainer]:
+    """The scenario and a trainer with its streams, as the settings say; nothing is written.
+
+    Args:
+        data: in place of the scenario's own.
+    """
     config = config.resolved()
     assert config.batch_size is not None
     assert config.epochs is not None
@@ -78,7 +83,7 @@ def build(config: RunConfig) -> tuple[Scenario, Trainer]:
     device = _device(config.device)
     scenario = Scenario.build(
         config.scenario,
-        spec.load(Path(config.data_root)),
+        spec.load(Path(config.data_root)) if data is None else data,
         tasks=spec.tasks,
         low=spec.low,
         high=spec.high,

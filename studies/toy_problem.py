@@ -7,6 +7,7 @@ from (3, 3), by steepest descent with step 2e-5 for 1,500 iterations. ``python -
 ``studies/results/toy_problem.png``. :func:`descend` is also the shortest use of the library without its Trainer.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def descend(weighting: Weighting) -> Tensor:
     path = []
     for iteration in range(ITERATIONS + 1):
         path.append(torch.stack([*p.detach(), f1(p).detach(), f2(p).detach()]))
-        losses = {"f1": lambda: f1(p)} | ({"f2": lambda: f2(p)} if iteration >= ARRIVAL else {})
+        losses = {"f1": partial(f1, p)} | ({"f2": partial(f2, p)} if iteration >= ARRIVAL else {})
         found = task_gradients(losses, [p], [])
         weights = weighting(gramian(found.shared), found.losses, found.tasks)
         (direction,) = combine(found.shared, weights)

@@ -30,6 +30,14 @@ class ImageData:
     y_test: Tensor
     classes: tuple[str, ...]
 
+    def validation_split(self, fraction: float) -> "ImageData":
+        """The training part alone, a fixed random ``fraction`` of it as the test part: for choosing settings."""
+        order = torch.randperm(len(self.x_train), generator=generator(0, "validation"))
+        held_out, rest = order.tensor_split([round(fraction * len(order))])
+        return ImageData(
+            self.x_train[rest], self.y_train[rest], self.x_train[held_out], self.y_train[held_out], self.classes
+        )
+
     @property
     def fingerprint(self) -> str:
         """First 16 hex digits of SHA-256 over all arrays."""

@@ -1,2 +1,3 @@
 class Progress:
-    def on_fit_end(self, trainer): pass
+    def on_fit_end(self, trainer):
+        pass
