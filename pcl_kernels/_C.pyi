@@ -1,0 +1,23 @@
+"""The compiled module (csrc/bindings.cpp). Addresses are `Tensor.data_ptr()`; 0 stands for "absent"."""
+
+BUILD: dict[str, str | int]
+
+def isa() -> str: ...
+def isas() -> list[str]: ...
+def use_isa(name: str) -> None: ...
+def cuda_device_count() -> int: ...
+def simplex_qp(gram: int, sigma: int, out: int, batch: int, k: int, /) -> None: ...
+def gramian(
+    tasks: int, address: list[int], size: list[int], dtype: list[int], gram: int, threads: int, /
+) -> None: ...
+def combine(
+    tasks: int,
+    address: list[int],
+    size: list[int],
+    dtype: list[int],
+    weights: list[float],
+    out: list[int],
+    accumulate: bool,
+    threads: int,
+    /,
+) -> None: ...
