@@ -4,6 +4,6 @@ Every function takes and returns PyTorch tensors; every op has a plain float64 P
 `reference.py`. `python -m pcl_kernels.info` says what is built.
 """
 
-from pcl_kernels.simplex_qp import simplex_qp
+from pcl_kernels.simplex_qp import QPInfo, Status, simplex_qp
 
-__all__ = ["simplex_qp"]
+__all__ = ["QPInfo", "Status", "simplex_qp"]
