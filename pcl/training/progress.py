@@ -1,3 +1,0 @@
-class Progress:
-    def on_fit_end(self, trainer):
-        pass
