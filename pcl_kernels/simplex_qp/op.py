@@ -263,17 +263,13 @@ def _direct(gram: Tensor, sigma: Tensor | None) -> Tensor | None:
             return None
         sigma_at = sigma.data_ptr()
     out = _empty(k, dtype=_f64) if len(shape) == 2 else _empty((batch, k), dtype=_f64)
-    failed = _solve(
-        gram.data_ptr(), dtype is _f32, sigma_at, stride, out.data_ptr(), 0, 0, 0, 0, batch, k, threads
-    )
+    failed = _solve(gram.data_ptr(), dtype is _f32, sigma_at, stride, out.data_ptr(), 0, 0, 0, 0, batch, k, threads)
     if failed >= 0:
         _refuse(failed, gram, sigma)
     return out
 
 
-def _bounded(
-    gram: Tensor, sigma: Tensor, lower: Tensor, return_info: bool
-) -> Tensor | tuple[Tensor, QPInfo]:
+def _bounded(gram: Tensor, sigma: Tensor, lower: Tensor, return_info: bool) -> Tensor | tuple[Tensor, QPInfo]:
     """λ = lower + ρν with ρ = 1 - Σ lower·σ: ν solves the same problem for MᵀGM, M = ρI + lower·σᵀ."""
     rho = 1 - (lower * sigma).sum(-1, keepdim=True)
     if gram.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((rho > 0).all()):
