@@ -29,6 +29,7 @@ study: $(VENV)/.all
 	$(BIN)/python -m studies.toy_problem
 	$(BIN)/python -m studies.weightings --data-root $(DATA)
 	$(BIN)/python -m studies.weightings --data-root $(DATA) --optimizer sgd
+	$(BIN)/python -m studies.edit_objective --data-root $(DATA)
 
 clean:
 	rm -rf $(VENV) build *.egg-info pcl_kernels/*.so

@@ -1,6 +1,7 @@
 """Gradient-guided memory editing (Lyu et al., arXiv 2401.01054, Sec. V)."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,24 +29,37 @@ class GradientEdit:
     gives the edit of the batch, exactly. Models with layers that this does not cover are edited sample by
     sample, equally exact and far slower; that is said once.
 
+    ``objective="alignment"`` leaves the term |g|^2 out: x <- clamp(x + 2 alpha * grad_x <g(x), d>). It is not in the
+    paper; ``studies/edit_objective.py`` shows what each term does.
+
     The model runs in evaluation mode while it is edited against: batch statistics would tie the samples
     together, and a gradient of one sample would not be defined.
 
     Args:
         alpha: step size; x moves by alpha times the gradient. x is in [0, 1] for image data.
         valid: range to which edited values are clamped, or None.
+        objective: ``"distance"``, as in the paper, or ``"alignment"``.
 
     Raises:
-        ValueError: for alpha <= 0 or an empty range.
+        ValueError: for alpha <= 0, an empty range or an unknown objective.
     """
 
-    def __init__(self, alpha: float, *, valid: tuple[float, float] | None = (0.0, 1.0)) -> None:
+    def __init__(
+        self,
+        alpha: float,
+        *,
+        valid: tuple[float, float] | None = (0.0, 1.0),
+        objective: Literal["distance", "alignment"] = "distance",
+    ) -> None:
         if not alpha > 0:
             raise ValueError(f"edit: expected alpha > 0, got {alpha}")
         if valid is not None and not valid[0] < valid[1]:
             raise ValueError(f"edit: expected valid=(low, high) with low < high, got {valid}")
+        if objective not in ("distance", "alignment"):
+            raise ValueError(f"edit: expected objective 'distance' or 'alignment', got {objective!r}")
         self.alpha = alpha
         self.valid = valid
+        self.objective = objective
 
     def __call__(
         self,
@@ -76,8 +90,10 @@ class GradientEdit:
         shared: Sequence[nn.Parameter],
         direction: Sequence[Tensor | None],
     ) -> Tensor:
-        """grad_x |g(x) - d|^2 of every sample, ``(B, ...)`` like x; arguments as for a call."""
+        """The gradient of the objective at every sample, ``(B, ...)`` like x; arguments as for a call."""
         with evaluation_mode(model):
+            if self.objective == "alignment":
+                return _alignment_gradient(losses, x, shared, direction)
             uncovered = SampleNorms.uncovered(model, shared)
             if uncovered:
                 say_once(f"edit: editing sample by sample, exact but slow, because of {uncovered}")
@@ -97,7 +113,7 @@ def _batch_gradient(
     with SampleNorms(model, shared) as norms:
         total = losses(x, _ALL).sum()
     squared, gradients = norms.squared(total)
-    distance = squared.sum() - 2 * _inner(gradients, direction)
+    distance = squared.sum() - 2 * _inner(gradients, direction, x)
     return torch.autograd.grad(distance, x)[0]
 
 
@@ -107,9 +123,17 @@ def _sample_gradient(
     x = x[row].detach().requires_grad_()
     gradients = torch.autograd.grad(losses(x, row).sum(), list(shared), create_graph=True, allow_unused=True)
     squared = sum((g.square().sum() for g in gradients if g is not None), start=x.new_zeros(()))
-    return torch.autograd.grad(squared - 2 * _inner(gradients, direction), x)[0]
+    return torch.autograd.grad(squared - 2 * _inner(gradients, direction, x), x)[0]
 
 
-def _inner(gradients: Sequence[Tensor | None], direction: Sequence[Tensor | None]) -> Tensor:
-    pairs = [(g, d) for g, d in zip(gradients, direction, strict=True) if g is not None and d is not None]
-    return torch.stack([(g * d).sum() for g, d in pairs]).sum()
+def _alignment_gradient(
+    losses: Losses, x: Tensor, shared: Sequence[nn.Parameter], direction: Sequence[Tensor | None]
+) -> Tensor:
+    x = x.detach().requires_grad_()
+    gradients = torch.autograd.grad(losses(x, _ALL).sum(), list(shared), create_graph=True, allow_unused=True)
+    return torch.autograd.grad(-2 * _inner(gradients, direction, x), x)[0]
+
+
+def _inner(gradients: Sequence[Tensor | None], direction: Sequence[Tensor | None], x: Tensor) -> Tensor:
+    products = [(g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None and d is not None]
+    return sum(products, start=0 * x.sum())

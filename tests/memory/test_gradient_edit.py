@@ -83,6 +83,14 @@ def test_a_step_moves_samples_towards_the_direction() -> None:
     assert all(a < b for a, b in zip(after, before, strict=True))
 
 
+def test_distance_and_alignment_differ_by_the_squared_norm() -> None:
+    model, x, losses, shared, direction = setup("residual, batch norm", "task")
+    distance_part = GradientEdit(0.1).gradient(model, losses, x, shared, direction)
+    norm_part = GradientEdit(0.1).gradient(model, losses, x, shared, [None] * len(shared))
+    found = GradientEdit(0.1, objective="alignment").gradient(model, losses, x, shared, direction)
+    assert torch.allclose(found, distance_part - norm_part, rtol=1e-9, atol=1e-12)
+
+
 def test_edits_stay_in_the_valid_range() -> None:
     model, x, losses, shared, direction = setup("smooth", "task")
     edited = GradientEdit(1e6)(model, losses, x, shared, direction)
@@ -137,3 +145,5 @@ def test_both_ways_agree() -> None:
 def test_bad_edits_are_refused(alpha: float, valid: tuple[float, float] | None) -> None:
     with pytest.raises(ValueError, match="edit: expected"):
         GradientEdit(alpha, valid=valid)
+    with pytest.raises(ValueError, match="'distance' or 'alignment'"):
+        GradientEdit(0.1, objective="norm")  # type: ignore[arg-type]
