@@ -34,7 +34,7 @@ DPI = 100
 # Six hues, told apart with full and with deficient colour vision (tests/report/test_style.py holds them to
 # it), at least 3:1 against the page. With more tasks the hues repeat with another line style.
 LIGHT = ("#1f6fd0", "#d95f02", "#0d9f86", "#a0337d", "#6d4c00", "#3b2a8c")
-DARK = ("#6ea8f5", "#f0833a", "#5fe3cb", "#b56aa8", "#f5d547", "#7c6cf0")
+DARK = ("#6ea8f5", "#f0833a", "#4ed9c0", "#b56aa8", "#f5d547", "#7c6cf0")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 2, 1.2, 2)))
 
 
@@ -201,7 +201,8 @@ def legend(canvas: Canvas, names: Sequence[str], lines: Sequence[Any], top: floa
     """Name every line, in columns, at `top` pixels of a figure of this `height`."""
     look = canvas.look
     canvas.figure.legend(
-        lines, [plain(name) for name in names], loc="upper left", bbox_to_anchor=(0.0, 1 - top / height),
+        lines, [plain(name) for name in names], loc="upper left",
+        bbox_to_anchor=(3 / canvas.width, 1 - top / height),
         ncols=_legend_columns(names, look), frameon=False, fontsize=points(look.text), labelcolor=look.ink,
         handlelength=2.4, columnspacing=1.4, borderpad=0.0, borderaxespad=0.0,
     )  # fmt: skip

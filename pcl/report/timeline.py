@@ -103,5 +103,5 @@ def _lane(axes: Axes, steps: FloatArray, weight: FloatArray, lane: int, stroke: 
 def _fill(axes: Axes, edges: FloatArray, share: FloatArray, lane: int, stroke: Stroke) -> None:
     """Fill the lane from its foot to `share` of its height; lanes count downwards."""
     foot = lane + BAR / 2
-    tops = foot - BAR * np.clip(np.append(share, share[-1:]), 0, 1)
-    axes.fill_between(edges, foot, tops, step="post", color=stroke.colour, linewidth=0)
+    tops = foot - BAR * np.clip(share, 0, 1)
+    axes.stairs(tops, edges, baseline=foot, fill=True, color=stroke.colour, linewidth=0)
