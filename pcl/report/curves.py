@@ -195,9 +195,7 @@ def _panels(
         _curve(axes, curve, stroke.colour, "-", look)
         scale(axes)
         step_axis(axes, look, span, label=False, ticks=3 if look.narrow else 4)
-        axes.set_title(
-            plain(name, 20), size=points(look.text), color=stroke.colour, loc="left", pad=points(4)
-        )
+        axes.set_title(plain(name, 20), size=points(look.text), color=stroke.colour, loc="left", pad=points(4))
         axes.tick_params(labelleft=column == 0, labelbottom=i + columns >= len(names), which="both")
     height = canvas.top + rows * (tall + head + 6) + 44
     canvas.label_rows(label, canvas.top + rows * (tall + head + 6) / 2)

@@ -76,9 +76,7 @@ def accuracy_matrix(
                 )
             if task in ended[i]:
                 axes.add_patch(
-                    Rectangle(
-                        (j - 0.46, i - 0.44), 0.92, 0.88, fill=False, edgecolor=look.ink, linewidth=points(2)
-                    )
+                    Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, edgecolor=look.ink, linewidth=points(2))
                 )
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -92,9 +90,7 @@ def accuracy_matrix(
     return canvas.finish(canvas.top + head + tall + 8)
 
 
-def gradient_cosines(
-    steps: ArrayLike, names: Sequence[str], cosines: ArrayLike, *, look: Look | None = None
-) -> Figure:
+def gradient_cosines(steps: ArrayLike, names: Sequence[str], cosines: ArrayLike, *, look: Look | None = None) -> Figure:
     """Cosine between task gradients over time, blue for agreement and red for conflict.
 
     One row per pair of tasks that ever trained together; with more than 28 pairs one row per task, its mean

@@ -36,9 +36,7 @@ def memory_samples(
     if change.ndim == 4:
         change = change.mean(axis=1)
     limit = float(np.abs(change[chosen]).max()) or 1.0
-    canvas = Canvas(
-        "Memory samples before and after editing", "Above each column: its task and its class.", look
-    )
+    canvas = Canvas("Memory samples before and after editing", "Above each column: its task and its class.", look)
     left, gap = 66.0, 6.0
     columns = 5 if look.narrow else 10
     size = (canvas.width - left - 4 - gap * (columns - 1)) / columns
@@ -65,9 +63,7 @@ def memory_samples(
                     extent=place,
                 )
             else:
-                axes.imshow(
-                    _picture(pixels), cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=place
-                )
+                axes.imshow(_picture(pixels), cmap="gray", vmin=0, vmax=1, interpolation="nearest", extent=place)
             if row == 0:
                 heading = "\n".join(plain(part, most) for part in labels[chosen[column]])
                 axes.text(
@@ -94,9 +90,7 @@ def take_turns(owners: Sequence[str], most: int) -> list[int]:
     queues: dict[str, list[int]] = {}
     for i, owner in enumerate(owners):
         queues.setdefault(owner, []).append(i)
-    order = sorted(
-        (turn, place, i) for place, queue in enumerate(queues.values()) for turn, i in enumerate(queue)
-    )
+    order = sorted((turn, place, i) for place, queue in enumerate(queues.values()) for turn, i in enumerate(queue))
     return [i for _, _, i in sorted((place, turn, i) for turn, place, i in order[:most])]
 
 

@@ -139,8 +139,7 @@ def _assemble(
         starts=starts,
         ends=ends,
         evaluations=tuple(
-            (step, {name: float(value) for name, value in evaluations[step].items()})
-            for step in sorted(evaluations)
+            (step, {name: float(value) for name, value in evaluations[step].items()}) for step in sorted(evaluations)
         ),
         edits=tuple(row for row in rows if row["kind"] == "edit"),
         results=_read_json(folder / "results.json") if (folder / "results.json").exists() else None,
@@ -219,9 +218,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {number}: expected a JSON object, but {error}") from error
         if not isinstance(row, dict) or "kind" not in row or "step" not in row:
-            raise ValueError(
-                f"{path}, line {number}: expected an object with 'kind' and 'step', got {line[:80]}"
-            )
+            raise ValueError(f"{path}, line {number}: expected an object with 'kind' and 'step', got {line[:80]}")
         rows.append(row)
     return rows
 
@@ -233,9 +230,7 @@ def _read_images(path: Path, tasks: tuple[Task, ...]) -> Edits | None:
     with np.load(path, allow_pickle=False) as data:
         missing = {"before", "after", "y", "task"} - set(data.files)
         if missing:
-            raise ValueError(
-                f"{path}: expected arrays before, after, y and task, but {sorted(missing)} is absent"
-            )
+            raise ValueError(f"{path}: expected arrays before, after, y and task, but {sorted(missing)} is absent")
         before, after = data["before"].astype(np.float64), data["after"].astype(np.float64)
         labels, owners = data["y"].tolist(), [str(name) for name in data["task"].tolist()]
     if before.shape != after.shape or len(labels) != len(before) or len(owners) != len(before):

@@ -174,9 +174,7 @@ def _cosine_caption(run: Run) -> str:
     if not len(known):
         return ""
     count = np.isfinite(cosines).sum(axis=0)
-    mean = np.where(
-        count > 0, np.where(np.isfinite(cosines), cosines, 0).sum(axis=0) / np.maximum(count, 1), np.inf
-    )
+    mean = np.where(count > 0, np.where(np.isfinite(cosines), cosines, 0).sum(axis=0) / np.maximum(count, 1), np.inf)
     upper = [(i, j) for i in range(len(run.names)) for j in range(i + 1, len(run.names))]
     worst = int(mean.argmin())
     i, j = upper[worst]

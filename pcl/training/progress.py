@@ -195,11 +195,7 @@ class Progress:
             table.add_row(
                 Text("".join(c if c.isprintable() else "?" for c in task)),
                 row.state,
-                ""
-                if row.loss is None
-                else f"{row.loss:8.4f}"
-                if abs(row.loss) < 1000
-                else f"{row.loss:8.2e}",
+                "" if row.loss is None else f"{row.loss:8.4f}" if abs(row.loss) < 1000 else f"{row.loss:8.2e}",
                 Text(weight, style="cyan"),
                 "" if row.accuracy is None else f"{100 * row.accuracy:.1f} %",
                 style=style,

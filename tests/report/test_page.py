@@ -141,9 +141,7 @@ def test_settings_and_the_command_that_repeats_the_run(run: Path, page: Page) ->
     assert "lr 0.001" in page.words
 
 
-def test_command_is_relative_to_the_working_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_command_is_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(tmp_path / "runs" / "a run", tasks=1, image_shape=None)
     monkeypatch.chdir(tmp_path)
     assert "pcl train --config 'runs/a run/config.toml'" in Page(write_report("runs/a run")).words
@@ -191,9 +189,7 @@ def test_a_run_before_its_first_step(tmp_path: Path) -> None:
 def test_samples_that_are_no_images_are_left_out(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", tasks=2, length=6, image_shape=None)
     flat = np.zeros((4, 10), dtype=np.float32)
-    np.savez(
-        folder / "memory_edits.npz", before=flat, after=flat, y=np.arange(4), task=np.array(["task-1"] * 4)
-    )
+    np.savez(folder / "memory_edits.npz", before=flat, after=flat, y=np.arange(4), task=np.array(["task-1"] * 4))
     assert "memory" not in [a["id"] for a in Page(write_report(folder)).of("section")]
 
 

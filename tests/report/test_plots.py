@@ -48,9 +48,7 @@ def test_nothing_is_cut_off_and_no_text_is_tiny(look: plots.Look, tasks: int) ->
         border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         assert (border == pixels[0, 0]).all(), f"{name}: something reaches over the edge"
         for text in figure.findobj(Text):
-            assert not text.get_text() or text.get_fontsize() * 100 / 72 >= 10.9, (
-                f"{name}: {text.get_text()!r}"
-            )
+            assert not text.get_text() or text.get_fontsize() * 100 / 72 >= 10.9, f"{name}: {text.get_text()!r}"
 
 
 @pytest.mark.parametrize("look", LOOKS, ids=str)
@@ -90,9 +88,7 @@ def test_timeline_draws_pauses_and_the_height_of_lambda() -> None:
     spans = [(path.get_extents().x0, path.get_extents().x1) for path in bar.get_paths()]
     assert spans == [(0, 2), (4, 5)]
     foot = 0.4  # lanes count downwards, a bar is 0.8 high
-    drawn = {
-        (round(float(x), 6), round(float(foot - y), 6)) for x, y in fill.get_path().vertices if np.isfinite(y)
-    }
+    drawn = {(round(float(x), 6), round(float(foot - y), 6)) for x, y in fill.get_path().vertices if np.isfinite(y)}
     assert {(0, 0.4), (1, 0.4), (1, 0.8), (2, 0.8), (4, 0.2), (5, 0.2)} <= drawn  # λ = 1 is a full bar
     assert all(height == 0 for x, height in drawn if 2 < x < 4)
 

@@ -164,9 +164,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, content: s
 def test_unequal_samples_are_refused(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", tasks=1, length=4, image_shape=None)
     path = folder / "memory_edits.npz"
-    np.savez(
-        path, before=np.zeros((2, 4, 4)), after=np.zeros((2, 4, 5)), y=np.zeros(2), task=np.array(["a", "a"])
-    )
+    np.savez(path, before=np.zeros((2, 4, 4)), after=np.zeros((2, 4, 5)), y=np.zeros(2), task=np.array(["a", "a"]))
     with pytest.raises(ValueError, match="equal image shapes"):
         read_run(folder)
     np.savez(path, before=np.zeros((2, 4, 4)))
