@@ -49,12 +49,17 @@ def start(config: RunConfig, folder: Path, callbacks: Sequence[object] = ()) -> 
 def resume(folder: Path, callbacks: Sequence[object] = ()) -> dict[str, Any]:
     """Go on with a run that was interrupted, with its own settings, to the same bits as without interruption.
 
+    A run that has finished is left as it is; its results are returned.
+
     Raises:
         FileNotFoundError: if ``folder`` holds no run.
         ValueError: if its checkpoint is damaged, or its data has changed.
     """
     if not (folder / "config.toml").is_file():
         raise FileNotFoundError(f"nothing to resume in {folder}: it has no config.toml")
+    if (folder / "results.json").is_file():
+        results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        return results
     config = config_from(read_config(folder / "config.toml"))
     scenario, trainer = build(config)
     before = json.loads((folder / "scenario.json").read_text())["fingerprint"]
@@ -121,13 +126,12 @@ def _fit(
     config: RunConfig, scenario: Scenario, trainer: Trainer, folder: Path, callbacks: Sequence[object]
 ) -> dict[str, Any]:
     recorder = RunRecorder(folder, config.checkpoint_every)
-    if recorder.resume(trainer) and (folder / "results.json").exists():
-        results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-        return results
+    recorder.resume(trainer)
     timer = _Timer()
     trainer.use(recorder, timer, *callbacks)
     first_step = trainer.step_count
     trainer.fit()
+    recorder.save(trainer)
     results = run_results(trainer)
     timing = {
         "seconds": timer.seconds,

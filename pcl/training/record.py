@@ -67,12 +67,12 @@ class RunRecorder:
             self.save(trainer)
 
     def save(self, trainer: "Trainer") -> None:
-        """Write a checkpoint now."""
-        assert self._file is not None, "checkpoints are written while fit runs"
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        state = {"trainer": trainer.state_dict(), "metrics_bytes": self._file.tell()}
-        save_checkpoint(self.folder / CHECKPOINT, state)
+        """Write a checkpoint now, during fit or after it."""
+        if self._file is not None and not self._file.closed:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        size = (self.folder / METRICS).stat().st_size
+        save_checkpoint(self.folder / CHECKPOINT, {"trainer": trainer.state_dict(), "metrics_bytes": size})
 
     def _write(self, record: dict[str, Any]) -> None:
         assert self._file is not None, "evaluations are recorded while fit runs"
