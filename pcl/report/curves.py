@@ -222,7 +222,7 @@ def _curve(axes: Axes, curve: _Curve, colour: str, dash: object, look: Look) -> 
     if curve.ring:
         axes.plot(
             *curve.ring, "o", markersize=points(8.5), markerfacecolor=look.paper, markeredgecolor=colour,
-            markeredgewidth=points(2), zorder=5,
+            markeredgewidth=points(2), zorder=5, clip_on=False,
         )  # fmt: skip
     return line
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -61,23 +62,14 @@ def accuracy_matrix(
     axes = canvas.axes(left, canvas.top + head, wide, tall)
     cmap, norm = colormaps["cividis"], Normalize(0, 100)
     axes.imshow(a, cmap=cmap, norm=norm, aspect="auto", interpolation="nearest")
-    for i in range(len(rows)):
-        for j, task in enumerate(tasks):
-            if np.isfinite(a[i, j]):
-                text = f"{a[i, j]:.0f}" if column < 44 else f"{a[i, j]:.1f}"
-                axes.text(
-                    j,
-                    i,
-                    text,
-                    ha="center",
-                    va="center",
-                    size=points(look.text),
-                    color=_on(cmap(norm(a[i, j]))),
-                )
-            if task in ended[i]:
-                axes.add_patch(
-                    Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, edgecolor=look.ink, linewidth=points(2))
-                )
+    shape = f"{{:.{0 if column < 44 else 1}f}}"
+    middle: dict[str, Any] = {"ha": "center", "va": "center", "size": points(look.text)}
+    for i, j in np.argwhere(np.isfinite(a)):
+        ink = _on(cmap(norm(a[i, j])))
+        axes.text(j, i, shape.format(a[i, j]), color=ink, **middle)
+        if tasks[j] in ended[i]:
+            frame = Rectangle((j - 0.46, i - 0.44), 0.92, 0.88, fill=False, edgecolor=ink, linewidth=points(2))
+            axes.add_patch(frame)
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.set_yticks(range(len(rows)), labels)

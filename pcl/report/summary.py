@@ -151,11 +151,11 @@ def has_cosines(run: Run) -> bool:
 
 def captions(run: Run) -> Captions:
     """One sentence per plot, with the numbers that a reader would look for."""
-    together = np.isfinite(np.array([run.weight[name] for name in run.names])).sum(axis=0)
-    most = int(together.max()) if together.size else 0
-    share = "stream shares" if most == 1 else "streams share"
+    active = np.isfinite(np.array([run.weight[name] for name in run.names])).sum(axis=0)
+    most = int(active.max()) if active.size else 0
+    together = f"Up to {most} streams share one step" if most > 1 else "One stream trains at a time"
     return Captions(
-        timeline=f"Up to {most} {share} one step; the filled part of each bar is the weight λ with which "
+        timeline=f"{together}; the filled part of each bar is the weight λ with which "
         "the gradient of that task enters the update."
         + (f" {MEMORY} rehearses stored samples of finished tasks." if MEMORY in run.names else ""),
         accuracy="Accuracy on held-out samples of each task seen so far; a line that falls after its ring "

@@ -24,7 +24,10 @@ def timeline(
     *,
     look: Look | None = None,
 ) -> Figure:
-    """One lane per task: a tinted bar while it trained, filled from below to λ, and its plan as an outline.
+    """One lane per task: a tinted bar while it trained, filled from below by λ, and its plan as an outline.
+
+    The filled height is the square root of λ: where the weights of tasks differ by powers of ten, as those of a
+    task with a small gradient do, a height in proportion would show the largest alone.
 
     Args:
         steps: [n] recorded steps, increasing.
@@ -39,7 +42,7 @@ def timeline(
     thinned = thin(s, values.T, 280 if look.narrow else 800)
     full, beyond = _full_bar(thinned.mean)
 
-    note = f"Filled height: λ (a full bar is {full:.2g}{' or more' if beyond else ''})"
+    note = f"Filled height: square root of λ (a full bar is λ = {full:.2g}{' or more' if beyond else ''})"
     if thinned.size > 1:
         note += f", mean of every {thinned.size} steps"
     canvas = Canvas("When each task trained, and how much it weighed", note + ". Outline: planned.", look)
@@ -55,7 +58,7 @@ def timeline(
         if name in planned:
             _outline(axes, planned[name], i, look)
         _lane(axes, s, values[i], i, stroke)
-        _fill(axes, thinned.edges, thinned.mean[:, i] / full, i, stroke)
+        _fill(axes, thinned.edges, np.sqrt(thinned.mean[:, i].clip(min=0) / full), i, stroke)
 
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), [plain(name, 14) for name in names])
