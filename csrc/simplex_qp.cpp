@@ -62,6 +62,8 @@ struct Problem {
         if (k == 1) x[0] = 1.0;
         else if (k == 2) two(C, ld, s, x);
         else done = minimise(a, k, work.nv, {true, precision<T>()});
+        // A float32 Gramian has not the digits that a second look would bring out.
+        if (!done.solved && sizeof(T) == sizeof(double)) done.solved = simplex_exactly(k, C, ld, s, x, done.pivots);
 
         double t = 0, low = 0;  // sᵀx, compensated: the last digit of Σ λσ = 1 is at stake
         for (int i = 0; i < k; ++i) {
