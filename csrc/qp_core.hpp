@@ -247,7 +247,8 @@ struct Core {
         for (int j = 0; j < nv(); ++j) a.v[j] += a.free[j] ? a.step[j] : V{};
     }
 
-    // Leaves x in v on S, the multipliers in v on N, and rho at that x.
+    // Leaves x in v on S, the multipliers in v on N, and rho at that x. True where it is the minimiser; with rank1
+    // a t above 1 would mean xᵀCx < 0.
     bool solve() {
         const double tolerance = 0.5 * set.eps;
         bool stationary = pivot();
@@ -269,7 +270,7 @@ struct Core {
             bool optimal = true;
             for (int j = 0; j < nv(); ++j) a.v[j] = a.bound[j] ? -a.rho[j] : a.v[j];
             for (int i = 0; i < k; ++i) optimal = optimal && !(at(a.bound, i) && at(a.v, i) < -tol_w);
-            if (optimal) return stationary && !gain_in_doubt(scale);
+            if (optimal) return stationary && !gain_in_doubt(scale) && !(t - 1.0 > 64 * set.eps * scale * scale);
             stationary = pivot();
         }
         return false;

@@ -1,6 +1,7 @@
 #include "qp_exact.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "double_double.hpp"
@@ -10,6 +11,7 @@ namespace {
 
 using Real = DoubleDouble;
 
+constexpr double eps = std::numeric_limits<double>::epsilon();
 constexpr double ridge = 1e-20;      // far below the rounding of C, far above that of this arithmetic
 constexpr double tolerance = 1e-19;  // of the objective, whose best single task is about 1
 constexpr double zero = 1e-30;       // an objective that stands for 0
@@ -186,9 +188,12 @@ bool simplex_exactly(int k, const double* C, long stride, const double* s, doubl
         Solver(k, C, stride, ones.data(), true, zero, pivots).solve_into(other.data());
         const double least = 1e-12 * *std::max_element(other.begin(), other.end());
         for (double& v : other) v = v < least ? 0.0 : v;
-        if (take_if_better() && best.hi <= tolerance) return true;
+        take_if_better();
     }
-    return solved;
+    if (best.hi > tolerance) return solved;
+    double t = 0, length = 0;
+    for (int i = 0; i < k; ++i) t += s[i] * x[i], length += x[i];
+    return best.hi * t * t >= -64 * eps * std::fmax(t * t, length * length);  // else C is not positive semidefinite
 }
 
 }  // namespace pcl

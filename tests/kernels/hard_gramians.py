@@ -121,7 +121,10 @@ def nearly_opposite(rng: Rng, k: int) -> Rows:
 
 def strongly_conflicting(rng: Rng, k: int) -> Rows:
     """Every pair at an obtuse angle: k·e_i - 1, almost stationary."""
-    return [[(k if i == j else 0) - 1 + int(rng.integers(0, 2)) * (j == k) for j in range(k + 1)] for i in range(k)]
+    return [
+        [(k if i == j else 0) - 1 + int(rng.integers(0, 2)) * (j == k) for j in range(k + 1)]
+        for i in range(k)
+    ]
 
 
 def stationary(rng: Rng, k: int) -> Rows:
@@ -226,9 +229,11 @@ SCALES = [0, 3, 20, 66]
 def hard_set(count: int = 2400, seed: int = 0, k_max: int = 64) -> Iterator[Problem]:
     """`count` problems: every family with every σ and scale in turn, k from 2 to `k_max`, mostly small."""
     rng = np.random.default_rng(seed)
-    sizes = [k for k in [2, 2, 3, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 32, 40, 64] if k <= k_max]
+    small = [k for k in [2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16] if k <= k_max]
+    large = [k for k in [20, 24, 32, 33, 40, 48, 57, 64] if k <= k_max] or small
     for n in range(count):
         family = FAMILIES[n % len(FAMILIES)]
+        sizes = large if rng.random() < 0.06 else small
         k = int(sizes[rng.integers(len(sizes))])
         rows = family(rng, k)
         scale = SCALES[(n // len(FAMILIES)) % len(SCALES)]
@@ -291,10 +296,15 @@ def exact_minimum(problem: Problem, guess: list[int] | None = None) -> Minimum:
     matrix = [[inner[i][j] + sigma[i] * sigma[j] for j in range(k)] for i in range(k)]
 
     def stationary_point(support: list[int]) -> list[Fraction] | None:
-        return _solve_integers([[matrix[i][j] for j in support] for i in support], [sigma[i] for i in support])
+        return _solve_integers(
+            [[matrix[i][j] for j in support] for i in support], [sigma[i] for i in support]
+        )
 
     def multipliers(support: list[int], x: list[Fraction]) -> list[Fraction]:
-        return [sum((matrix[i][j] * v for j, v in zip(support, x, strict=True)), Fraction(-sigma[i])) for i in range(k)]
+        return [
+            sum((matrix[i][j] * v for j, v in zip(support, x, strict=True)), Fraction(-sigma[i]))
+            for i in range(k)
+        ]
 
     def minimum(support: list[int], x: list[Fraction]) -> Minimum:
         t = sum((sigma[j] * v for j, v in zip(support, x, strict=True)), Fraction(0))
@@ -334,7 +344,9 @@ def exact_objective(problem: Problem, lam: Tensor) -> Fraction:
     values, shift = _integers(lam.tolist(), problem.exponents)
     inner = problem.inner()
     top = sum(values[i] * values[j] * inner[i][j] for i in range(problem.k) for j in range(problem.k))
-    total = sum((Fraction(v) * Fraction(s) for v, s in zip(lam.tolist(), problem.sigma, strict=True)), Fraction(0))
+    total = sum(
+        (Fraction(v) * Fraction(s) for v, s in zip(lam.tolist(), problem.sigma, strict=True)), Fraction(0)
+    )
     return Fraction(top) * Fraction(2) ** (2 * shift) / total**2
 
 
@@ -361,6 +373,16 @@ def rounding_excess(problem: Problem) -> float:
     """
     least = exact_minimum(problem)
     return excess(problem, torch.tensor([float(v) for v in least.lam], dtype=torch.float64), least)
+
+
+def cancellation(problem: Problem, lam: list[Fraction]) -> float:
+    """Σ ‖λ_ig_i‖ in units of the best single task: how much rounding of the Gramian is amplified, at least 1."""
+    inner, e = problem.inner(), problem.exponents
+    lengths = [
+        float(v * Fraction(2) ** ei) * math.sqrt(inner[i][i])
+        for i, (v, ei) in enumerate(zip(lam, e, strict=True))
+    ]
+    return max(1.0, sum(lengths) / (math.sqrt(best_single(problem)) or 1.0))
 
 
 def kkt_residual(problem: Problem, lam: Tensor) -> float:
