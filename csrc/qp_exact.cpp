@@ -1,5 +1,6 @@
 #include "qp_exact.hpp"
 
+#include <algorithm>
 #include <limits>
 #include <vector>
 
@@ -11,8 +12,9 @@ namespace {
 using Real = DoubleDouble;
 
 constexpr double eps = std::numeric_limits<double>::epsilon();
-constexpr double ridge = eps / 2;
-constexpr double tolerance = 1e-19;  // of the objective; the best single task is about 1
+constexpr double ridge = 1e-20;      // far below the rounding of C, far above that of this arithmetic
+constexpr double tolerance = 1e-19;  // of the objective, whose best single task is about 1
+constexpr double zero = 1e-30;       // an objective that stands for 0
 
 struct Solver {
     const int k;
@@ -20,12 +22,13 @@ struct Solver {
     const long stride;
     const double* q;
     const bool rank1;
+    const double tolerance;
     int& pivots;
     std::vector<Real> T, v, rho, step;  // v: x on S, multipliers on N
     std::vector<char> free;
 
-    Solver(int k, const double* C, long stride, const double* q, bool rank1, int& pivots)
-        : k(k), C(C), stride(stride), q(q), rank1(rank1), pivots(pivots), T(size_t(k) * k), v(k), rho(k), step(k),
+    Solver(int k, const double* C, long stride, const double* q, bool rank1, double tolerance, int& pivots)
+        : k(k), C(C), stride(stride), q(q), rank1(rank1), tolerance(tolerance), pivots(pivots), T(size_t(k) * k), v(k), rho(k), step(k),
           free(k, 0) {
         for (int i = 0; i < k; ++i) {
             for (int j = 0; j < k; ++j) at(i, j) = Real(C[i * stride + j]) + (rank1 ? two_product(q[i], q[j]) : Real());
@@ -134,15 +137,63 @@ struct Solver {
         }
         return false;
     }
+
+    bool solve_into(double* x) {
+        const bool solved = solve();
+        for (int i = 0; i < k; ++i) x[i] = free[i] ? std::fmax(v[i].hi, 0.0) : 0.0;
+        return solved;
+    }
 };
 
 }  // namespace
 
 bool solve_exactly(int k, const double* C, long stride, const double* q, bool rank1, double* x, int& pivots) {
-    Solver solver(k, C, stride, q, rank1, pivots);
-    const bool solved = solver.solve();
-    for (int i = 0; i < k; ++i) x[i] = solver.free[i] ? std::fmax(solver.v[i].hi, 0.0) : 0.0;
-    return solved;
+    return Solver(k, C, stride, q, rank1, tolerance, pivots).solve_into(x);
+}
+
+namespace {
+
+DoubleDouble objective(int k, const double* C, long stride, const double* s, const double* x) {
+    Real f, t;
+    for (int i = 0; i < k; ++i) {
+        if (x[i] == 0) continue;
+        Real Cx;
+        for (int j = 0; j < k; ++j) Cx = Cx + two_product(C[i * stride + j], x[j]);
+        f = f + Cx * Real(x[i]);
+        t = t + two_product(s[i], x[i]);
+    }
+    return f / (t * t);
+}
+
+}  // namespace
+
+bool simplex_exactly(int k, const double* C, long stride, const double* s, double* x, int& pivots) {
+    std::vector<double> other(k);
+    Real best = objective(k, C, stride, s, x);
+    const bool solved = solve_exactly(k, C, stride, s, true, other.data(), pivots);
+    const auto take_if_better = [&] {
+        const Real f = objective(k, C, stride, s, other.data());
+        const bool better = f < best;  // false for NaN
+        if (better) {
+            best = f;
+            for (int i = 0; i < k; ++i) x[i] = other[i];
+        }
+        return better;
+    };
+    take_if_better();
+    // Where the gradients cancel, they do so whatever s is; with s of very different sizes only s = 1 can see it.
+    // What is left of the others by rounding would weigh in with its s, so it goes.
+    if (tolerance < best.hi) {
+        const std::vector<double> ones(k, 1.0);
+        Solver(k, C, stride, ones.data(), true, zero, pivots).solve_into(other.data());
+        const double least = 1e-12 * *std::max_element(other.begin(), other.end());
+        for (double& v : other) v = v < least ? 0.0 : v;
+        take_if_better();
+    }
+    if (best.hi > tolerance) return solved;
+    double t = 0, length = 0;
+    for (int i = 0; i < k; ++i) t += s[i] * x[i], length += x[i];
+    return best.hi * t * t >= -64 * eps * std::fmax(t * t, length * length);  // else C is not positive semidefinite
 }
 
 }  // namespace pcl
