@@ -155,7 +155,7 @@ def captions(run: Run) -> Captions:
     most = int(active.max()) if active.size else 0
     together = f"Up to {most} streams share one step" if most > 1 else "One stream trains at a time"
     return Captions(
-        timeline=f"{together}; the filled part of each bar is the weight λ with which "
+        timeline=f"{together}; the filled part of each bar shows the weight λ with which "
         "the gradient of that task enters the update."
         + (f" {MEMORY} rehearses stored samples of finished tasks." if MEMORY in run.names else ""),
         accuracy="Accuracy on held-out samples of each task seen so far; a line that falls after its ring "

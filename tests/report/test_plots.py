@@ -89,7 +89,8 @@ def test_timeline_draws_pauses_and_the_height_of_lambda() -> None:
     assert spans == [(0, 2), (4, 5)]
     foot = 0.4  # lanes count downwards, a bar is 0.8 high
     drawn = {(round(float(x), 6), round(float(foot - y), 6)) for x, y in fill.get_path().vertices if np.isfinite(y)}
-    assert {(0, 0.4), (1, 0.4), (1, 0.8), (2, 0.8), (4, 0.2), (5, 0.2)} <= drawn  # λ = 1 is a full bar
+    half = round(0.8 * 0.5**0.5, 6)  # λ = 1 is a full bar, heights go by its square root
+    assert {(0, half), (1, half), (1, 0.8), (2, 0.8), (4, 0.4), (5, 0.4)} <= drawn
     assert all(height == 0 for x, height in drawn if 2 < x < 4)
 
 
@@ -97,7 +98,7 @@ def test_rare_large_weights_do_not_flatten_the_rest() -> None:
     weight = np.full(400, 0.5)
     weight[7] = 300.0
     figure = plots.timeline(np.arange(400), {"a": weight})
-    assert any("a full bar is 0.5 or more" in text.get_text() for text in figure.texts)
+    assert any("a full bar is λ = 0.5 or more" in text.get_text() for text in figure.texts)
 
 
 def test_accuracy_matrix_shows_percent_and_blanks() -> None:
