@@ -40,7 +40,7 @@ SINGLE_RATE = {"adam": 3e-3, "sgd": 0.1}
 ALPHAS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 ALPHA_METHOD = "emgd-gmc+me"
 SITUATIONS = tuple(range(5))
-VALIDATION = (100, 101)
+VALIDATION = (100, 101, 102, 103)
 
 
 @dataclass(frozen=True)
