@@ -43,6 +43,8 @@ class Train:
         from pcl.training.progress import Progress
 
         if self.resume is not None:
+            if self.settings != RunConfig() or self.name is not None:
+                raise ValueError("--resume takes the settings of the run it resumes; leave the others out")
             folder = self.resume
             results = run.resume(folder, [Progress()])
         else:
@@ -129,8 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             | Annotated[Download, tyro.conf.subcommand("download")]
         )
         tyro.cli(commands, prog="pcl", args=given)()
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, ImportError) as error:
         raise SystemExit(f"pcl: {error}") from error
+    except KeyboardInterrupt as stopped:
+        raise SystemExit("pcl: interrupted; `pcl train --resume FOLDER` goes on from the last checkpoint") from stopped
 
 
 def _config_file(arguments: Sequence[str]) -> tuple[RunConfig, list[str]]:

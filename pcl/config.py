@@ -42,6 +42,8 @@ class RunConfig:
     """when the streams run"""
     timeline_number: int = 0
     """number of the random timeline"""
+    starts: tuple[int, ...] | None = None
+    """first step of every task, in place of a timeline that is drawn"""
     batch_size: int | None = None
     """samples per task and step"""
     epochs: int | None = None
@@ -87,6 +89,10 @@ def _check_value(key: str, value: object, hint: Any) -> None:
     kinds = get_args(hint) or (hint,)
     if value is None and type(None) in kinds:
         return
+    if key == "starts":
+        if not isinstance(value, tuple) or not all(type(start) is int for start in value):
+            raise ValueError(f"starts: expected a list of steps, got {value!r}")
+        return
     kind = next(k for k in kinds if k is not type(None))
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise ValueError(f"{key}: expected {kind.__name__}, got {value!r}")
@@ -114,7 +120,8 @@ def config_from(settings: Mapping[str, Any]) -> RunConfig:
     fields = tuple(field.name for field in dataclasses.fields(RunConfig))
     for key in settings:
         check_name("setting", key, fields)
-    return RunConfig(**settings)
+    starts = settings.get("starts")
+    return RunConfig(**{**settings, "starts": tuple(starts)} if isinstance(starts, list) else settings)
 
 
 def read_config(path: Path) -> dict[str, Any]:

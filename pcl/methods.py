@@ -17,7 +17,7 @@ class WeightingSpec:
     """A weighting that has a name.
 
     Attributes:
-        make: builds it; the argument is the scale, which only EMGD heeds.
+        make: builds it from scale and temperature, which only EMGD heeds.
         source: where it comes from.
     """
 

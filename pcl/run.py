@@ -15,13 +15,12 @@ from pcl.data.images import ImageData
 from pcl.memory.class_memory import ClassMemory
 from pcl.memory.gradient_edit import GradientEdit
 from pcl.methods import METHODS, WEIGHTINGS
-from pcl.metrics import average_accuracy, forgetting
 from pcl.models.continual import ContinualModel
 from pcl.randomness import seeded
 from pcl.scenarios import SCENARIOS
 from pcl.streams.scenario import Scenario
-from pcl.training.checkpoint import write_atomically
-from pcl.training.record import RunRecorder
+from pcl.training.checkpoint import load_checkpoint, write_atomically
+from pcl.training.record import CHECKPOINT, RunRecorder
 from pcl.training.trainer import Trainer
 
 SHOWN_EDITS = 24
@@ -72,6 +71,20 @@ def resume(folder: Path, callbacks: Sequence[object] = ()) -> dict[str, Any]:
     return _fit(config, scenario, trainer, folder, callbacks)
 
 
+def load_run(folder: Path | str) -> Trainer:
+    """The trainer of a run as its last checkpoint has it: for predictions, evaluation or more streams.
+
+    Raises:
+        FileNotFoundError: if ``folder`` holds no run with a checkpoint.
+        ValueError: if its checkpoint is damaged.
+    """
+    folder = Path(folder)
+    state = load_checkpoint(folder / CHECKPOINT)
+    _, trainer = build(config_from(read_config(folder / "config.toml")))
+    trainer.load_state_dict(state["trainer"])
+    return trainer
+
+
 def build(config: RunConfig, data: ImageData | None = None) -> tuple[Scenario, Trainer]:
     """The scenario and a trainer with its streams, as the settings say; nothing is written.
 
@@ -96,7 +109,7 @@ def build(config: RunConfig, data: ImageData | None = None) -> tuple[Scenario, T
         batch_size=config.batch_size,
         epochs=config.epochs,
         label_set=config.label_set,
-        timeline=config.timeline,
+        timeline=config.timeline if config.starts is None else config.starts,
         timeline_number=config.timeline_number,
     )
     with seeded(config.seed, "backbone"):
@@ -132,7 +145,7 @@ def _fit(
     first_step = trainer.step_count
     trainer.fit()
     recorder.save(trainer)
-    results = run_results(trainer)
+    results = trainer.results()
     timing = {
         "seconds": timer.seconds,
         "samples": timer.samples,
@@ -146,20 +159,6 @@ def _fit(
     write_atomically(folder / "timing.json", json.dumps(timing, indent=1).encode())
     write_atomically(folder / "results.json", json.dumps(results, indent=1).encode())
     return results
-
-
-def run_results(trainer: Trainer) -> dict[str, Any]:
-    """A and F of a finished run (Eq. 25) and what they are made of."""
-    final = trainer.history[-1]["accuracy"]
-    accuracy_at = {entry["step"]: entry["accuracy"] for entry in trainer.history}
-    at_end = {task: accuracy_at[step][task] for task, step in trainer.ended_at.items()}
-    return {
-        "A": average_accuracy(final),
-        "F": forgetting(final, at_end),
-        "steps": trainer.step_count,
-        "final": final,
-        "at_end": at_end,
-    }
 
 
 def _write_edits(trainer: Trainer, folder: Path) -> None:
@@ -196,6 +195,8 @@ class _Timer:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("expected cpu or cuda")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error

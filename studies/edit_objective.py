@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from pcl import GradientEdit
 from pcl.config import RunConfig
 from pcl.memory.gradient_edit import Losses
-from pcl.run import build, run_results
+from pcl.run import build
 from studies.weightings import RESULTS, SETTINGS
 
 ALPHAS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -66,7 +66,7 @@ def measure(edit: str | None, alpha: float, setting: str, situation: int, data_r
     _, trainer = build(config)
     trainer.edit = EDITS[edit](alpha) if edit else None
     trainer.fit()
-    return float(run_results(trainer)["A"])
+    return float(trainer.results()["A"])
 
 
 def draw(results: dict[str, Any], target: Path) -> None:

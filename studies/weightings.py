@@ -29,7 +29,7 @@ from rich.progress import track
 from pcl.config import RunConfig
 from pcl.data.images import ImageData
 from pcl.methods import METHODS
-from pcl.run import build, run_results
+from pcl.run import build
 from pcl.scenarios import SCENARIOS
 
 RESULTS = Path(__file__).parent / "results"
@@ -88,7 +88,7 @@ def measure(run: Run, data_root: str) -> dict[str, float]:
         trainer.fit()
     except FloatingPointError:  # diverged: no better than no accuracy at all
         return {"A": 0.0, "F": 0.0, "diverged": 1.0}
-    results = run_results(trainer)
+    results = trainer.results()
     return {"A": results["A"], "F": results["F"]}
 
 

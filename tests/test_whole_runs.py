@@ -14,7 +14,7 @@ import pytest
 
 from pcl import cli
 from pcl.config import RunConfig, config_from, config_text, read_config
-from pcl.run import resume, start
+from pcl.run import load_run, resume, start
 from pcl.training.checkpoint import load_checkpoint
 
 SHORT = ["--epochs", "1", "--batch-size", "24", "--no-report"]
@@ -134,6 +134,11 @@ REFUSED = {
     "config value": (["train", "--config", "{tmp}/value.toml"], "seed: expected int"),
     "resume": (["train", "--resume", "{tmp}"], "nothing to resume"),
     "used name": (["train", "--runs", "{tmp}", "--name", "full"], "not empty"),
+    "device type": (["train", "--device", "meta"], "expected cpu or cuda"),
+    "diverged": (["train", "--lr", "1e30", "--name", "x", "--runs", "{tmp}/new", "--no-report"], "nothing was updated"),
+    "resume with settings": (["train", "--resume", "{tmp}", "--lr", "5"], "leave the others out"),
+    "starts": (["train", "--starts", "0", "1"], "starts of 5 tasks"),
+    "gap": (["train", "--starts", "0", "1", "2", "3", "999"], "gap before task 5"),
     "unwritable": (["train", "--runs", "{tmp}/file"], "not a writable folder"),
     "unwritable name": (["train", "--runs", "{tmp}/file", "--name", "x"], "Not a directory"),
     "report of nothing": (["report", "{tmp}"], "{tmp}"),
@@ -157,7 +162,8 @@ def test_refusals_are_one_clear_line_and_leave_nothing_behind(
         cli.main([argument.replace("{tmp}", str(tmp_path)) for argument in arguments])
     assert message.replace("{tmp}", str(tmp_path)) in str(stopped.value)
     assert str(stopped.value).startswith("pcl: ")
-    assert sorted(tmp_path.rglob("*")) == before
+    left = [path for path in sorted(tmp_path.rglob("*")) if "new" not in path.parts]  # a run that diverged stays
+    assert left == before
 
 
 def test_data_that_changed_cannot_be_resumed(tmp_path: Path) -> None:
@@ -179,6 +185,25 @@ def test_a_run_killed_before_its_results_were_written_finishes(tmp_path: Path) -
     (tmp_path / "r" / "results.json").unlink()
     assert resume(tmp_path / "r") == results
     assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_finished_run_can_be_loaded(tmp_path: Path) -> None:
+    results = start(RunConfig(epochs=1, batch_size=24, starts=(0, 2, 2, 5, 9)), tmp_path / "r")
+    trainer = load_run(tmp_path / "r")
+    assert trainer.results() == results
+    assert [stream.start for stream in trainer.streams.values()] == [0, 2, 2, 5, 9]
+    x, y = trainer.streams["task-1"].test  # type: ignore[misc]
+    hits = (trainer.model.predict(x.float() / 255, "task-1") == y).float().mean()
+    assert float(hits) == pytest.approx(results["final"]["task-1"])
+
+
+def test_classes_without_samples_are_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    part = {"x": rng.integers(0, 256, (200, 4, 4), dtype=np.uint8), "y": np.arange(200) % 9}
+    arrays = {f"{key}_{which}": value for which in ("train", "test") for key, value in part.items()}
+    np.savez(tmp_path / "mnist.npz", **arrays, classes=np.array(list("abcdefghij")))
+    with pytest.raises(ValueError, match=r"no sample of \['j'\]"):
+        start(RunConfig(scenario="ps-mnist", data_root=str(tmp_path)), tmp_path / "r")
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

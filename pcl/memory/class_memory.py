@@ -106,8 +106,8 @@ class ClassMemory:
             "reservoirs": {task: reservoir.state_dict() for task, reservoir in self._reservoirs.items()},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a saved memory.
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        """Take over a saved memory, on ``device``.
 
         Raises:
             ValueError: if it was made with another ``per_class``.
@@ -115,10 +115,11 @@ class ClassMemory:
         if state["per_class"] != self.per_class:
             raise ValueError(f"memory: the checkpoint has per_class={state['per_class']}, this memory {self.per_class}")
         self.names = tuple(state["names"])
-        self.x, self.original = state["x"].clone(), state["original"].clone()
-        self.y, self.task = state["y"].clone(), state["task"].clone()
+        for name in ("x", "original", "y", "task"):
+            setattr(self, name, state[name].to(device, copy=True))
         self._reservoirs = {
-            task: _Reservoir.from_state_dict(self.per_class, saved) for task, saved in state["reservoirs"].items()
+            task: _Reservoir.from_state_dict(self.per_class, saved, device)
+            for task, saved in state["reservoirs"].items()
         }
 
 
@@ -154,9 +155,9 @@ class _Reservoir:
         return {"classes": self.classes, "x": self.x, "seen": self.seen}
 
     @classmethod
-    def from_state_dict(cls, per_class: int, state: dict[str, Any]) -> "_Reservoir":
-        reservoir = cls(state["classes"].tolist(), per_class, state["x"])
-        reservoir.x, reservoir.seen = state["x"].clone(), state["seen"].clone()
+    def from_state_dict(cls, per_class: int, state: dict[str, Any], device: torch.device | str) -> "_Reservoir":
+        reservoir = cls(state["classes"].tolist(), per_class, state["x"].to(device))
+        reservoir.x, reservoir.seen = (state[name].to(device, copy=True) for name in ("x", "seen"))
         return reservoir
 
 

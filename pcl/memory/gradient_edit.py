@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pcl.gradients.sample_norms import SampleNorms
 from pcl.models.modes import evaluation_mode
@@ -27,7 +29,8 @@ class GradientEdit:
     directional derivative, and |g(x)|^2 of every sample follows from quantities that one backward pass of the
     whole batch leaves at every layer (:class:`pcl.gradients.sample_norms.SampleNorms`). One double backward
     gives the edit of the batch, exactly. Models with layers that this does not cover are edited sample by
-    sample, equally exact and far slower; that is said once.
+    sample, equally exact and far slower; that is said once. Whether a model is covered shows at its first edit, where
+    two samples are edited both ways.
 
     ``objective="alignment"`` leaves the term |g|^2 out: x <- clamp(x + 2 alpha * grad_x <g(x), d>). It is not in the
     paper; ``studies/edit_objective.py`` shows what each term does.
@@ -60,6 +63,7 @@ class GradientEdit:
         self.alpha = alpha
         self.valid = valid
         self.objective = objective
+        self._uncovered: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
     def __call__(
         self,
@@ -91,27 +95,52 @@ class GradientEdit:
         direction: Sequence[Tensor | None],
     ) -> Tensor:
         """The gradient of the objective at every sample, ``(B, ...)`` like x; arguments as for a call."""
-        with evaluation_mode(model):
+        with evaluation_mode(model), sdpa_kernel(SDPBackend.MATH):  # the other kernels have no second derivative
             if self.objective == "alignment":
                 return _alignment_gradient(losses, x, shared, direction)
-            uncovered = SampleNorms.uncovered(model, shared)
+            if model not in self._uncovered:
+                self._uncovered[model] = _why_uncovered(model, losses, x, shared, direction)
+            uncovered = self._uncovered[model]
             if uncovered:
                 say_once(f"edit: editing sample by sample, exact but slow, because of {uncovered}")
                 rows = [_sample_gradient(losses, x, slice(i, i + 1), shared, direction) for i in range(len(x))]
                 return torch.cat(rows) if rows else torch.zeros_like(x)
-            return _batch_gradient(model, losses, x, shared, direction)
+            return _batch_gradient(model, losses, x, _ALL, shared, direction)
+
+
+def _why_uncovered(
+    model: nn.Module, losses: Losses, x: Tensor, shared: Sequence[nn.Parameter], direction: Sequence[Tensor | None]
+) -> str:
+    """Why a model must be edited sample by sample; empty where it need not be.
+
+    Layer types do not tell all: samples may be folded into rows of their own, or a weight used outside its layer. So
+    two samples are computed both ways.
+    """
+    reason = SampleNorms.uncovered(model, shared)
+    if reason or len(x) == 0:
+        return reason
+    rows = slice(0, min(2, len(x)))
+    expected = torch.cat([_sample_gradient(losses, x, slice(i, i + 1), shared, direction) for i in range(rows.stop)])
+    try:
+        found = _batch_gradient(model, losses, x, rows, shared, direction)
+    except (RuntimeError, IndexError) as error:
+        return f"the way its layers are used ({error})"
+    tolerance = torch.finfo(x.dtype).eps ** 0.5
+    agrees = (found - expected).norm() <= tolerance * expected.norm() or not torch.isfinite(expected).all()
+    return "" if agrees else "the way its layers are used (samples share rows, or a weight is used twice)"
 
 
 def _batch_gradient(
     model: nn.Module,
     losses: Losses,
     x: Tensor,
+    rows: slice,
     shared: Sequence[nn.Parameter],
     direction: Sequence[Tensor | None],
 ) -> Tensor:
-    x = x.detach().requires_grad_()
+    x = x[rows].detach().requires_grad_()
     with SampleNorms(model, shared) as norms:
-        total = losses(x, _ALL).sum()
+        total = losses(x, rows).sum()
     squared, gradients = norms.squared(total)
     distance = squared.sum() - 2 * _inner(gradients, direction, x)
     return torch.autograd.grad(distance, x)[0]

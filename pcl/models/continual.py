@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pcl.models.modes import evaluation_mode
 from pcl.randomness import seeded
 
 Setting = Literal["task", "class"]
@@ -80,6 +81,25 @@ class ContinualModel(nn.Module):
         self._seen += new if self.setting == "class" else ()
         self.heads.append(head)
         return list(head.parameters())
+
+    def check_input(self, x: Tensor, task: str) -> None:
+        """Refuse samples ``(B, ...)`` that the backbone does not turn into features ``(B, features)``.
+
+        Raises:
+            ValueError: naming the task, the shape that came and the one expected.
+        """
+        try:
+            with torch.no_grad(), evaluation_mode(self.backbone):
+                found = tuple(self.backbone(x).shape)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"task {task!r}: the backbone refuses samples of shape {tuple(x.shape[1:])}: {error}"
+            ) from error
+        if found != (len(x), self.features):
+            raise ValueError(
+                f"task {task!r}: the backbone should turn {len(x)} samples into features of shape "
+                f"({len(x)}, {self.features}), it gave {found}; set `features` to its width, or flatten its output"
+            )
 
     def columns(self, task: str) -> tuple[int, ...]:
         """The classes that the columns of ``forward(x, task)`` stand for."""

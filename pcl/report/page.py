@@ -6,14 +6,15 @@ Every plot is in the page four times, for light and dark and for phone and deskt
 from __future__ import annotations
 
 import base64
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcl.report import summary
-from pcl.report.run import MEMORY, Run, read_run
+from pcl.report.run import Run, read_run
+from pcl.streams.stream import MEMORY
+from pcl.training.checkpoint import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +76,7 @@ def write_report(run_dir: str | Path) -> Path:
         dark=style.Look(dark=True),
     )
     target = folder / "report.html"
-    _replace(target, page.encode("utf-8"))
+    write_atomically(target, page.encode("utf-8"))
     return target
 
 
@@ -95,7 +96,7 @@ def _plots(run: Run) -> list[Plot]:
                 width, height = figure.canvas.get_width_height()
                 sizes[narrow] = (int(width), int(height))
                 if variant == "wide_light":
-                    _replace(run.folder / f"{name}.png", data)
+                    write_atomically(run.folder / f"{name}.png", data)
         out.append(Plot(name, heading, caption, alt, images, sizes[False], sizes[True]))
 
     text = summary.captions(run)
@@ -162,10 +163,3 @@ def _shown(path: Path) -> str:
         return path.resolve().relative_to(Path.cwd()).as_posix()
     except ValueError:
         return path.as_posix()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)

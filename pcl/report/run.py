@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pcl.streams.stream import MEMORY
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-MEMORY = "MEMORY"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Run:
     starts: dict[str, int]
     ends: dict[str, int]
     evaluations: tuple[tuple[int, dict[str, float]], ...]  # (step, accuracy as a fraction per task)
-    edits: tuple[dict[str, Any], ...]
+    edits: FloatArray  # mean absolute change of the edited samples, one entry per step that edited
     results: dict[str, Any] | None
     timing: dict[str, Any] | None
     images: Edits | None
@@ -141,7 +142,7 @@ def _assemble(
         evaluations=tuple(
             (step, {name: float(value) for name, value in evaluations[step].items()}) for step in sorted(evaluations)
         ),
-        edits=tuple(row for row in rows if row["kind"] == "edit"),
+        edits=np.array([record["edited"] for record in records if "edited" in record], dtype=np.float64),
         results=_read_json(folder / "results.json") if (folder / "results.json").exists() else None,
         timing=_read_json(folder / "timing.json") if (folder / "timing.json").exists() else None,
         images=_read_images(folder / "memory_edits.npz", tasks),

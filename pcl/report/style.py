@@ -28,7 +28,7 @@ except ImportError as error:
         "pip install 'parallel-continual-learning[report]'"
     ) from error
 
-from pcl.report.run import MEMORY
+from pcl.streams.stream import MEMORY
 
 DPI = 100
 # Six hues, told apart with full and with deficient colour vision (tests/report/test_style.py holds them to

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pcl.report.run import MEMORY, FloatArray, Run
+from pcl.report.run import FloatArray, Run
+from pcl.streams.stream import MEMORY
 
 
 @dataclass(frozen=True)
@@ -187,13 +188,11 @@ def _cosine_caption(run: Run) -> str:
 
 def _memory_caption(run: Run) -> str:
     text = "Blue pixels became brighter, red or orange ones darker."
-    if not run.edits:
+    if not len(run.edits):
         return text
-    samples = sum(int(row["samples"]) for row in run.edits)
-    change = sum(float(row["change"]) * int(row["samples"]) for row in run.edits) / max(samples, 1)
     return (
-        f"{text} The run edited {samples:,} stored samples in {len(run.edits):,} edits and changed them by "
-        f"{change:.2g} input units on average."
+        f"{text} {len(run.edits):,} steps edited the samples they had drawn, each time by {run.edits.mean():.2g} "
+        "input units on average."
     )
 
 

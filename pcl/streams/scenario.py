@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,21 +56,34 @@ class Scenario:
         batch_size: int,
         epochs: int = 1,
         label_set: int = 0,
-        timeline: TimelineKind = "random",
+        timeline: TimelineKind | Sequence[int] = "random",
         timeline_number: int = 0,
     ) -> "Scenario":
         """Draw label set number ``label_set`` and, for it, timeline number ``timeline_number``.
 
         The training samples of a class that several tasks share are divided evenly between them.
 
+        Args:
+            timeline: a kind, or the first step of every task.
+
         Raises:
-            ValueError: for impossible label sets, an unknown kind of timeline, or a count below 1.
+            ValueError: for impossible label sets, an unknown kind of timeline or a given one that breaks the rules,
+                a count below 1, or a class without samples.
         """
         if batch_size < 1 or epochs < 1:
             raise ValueError(f"scenario: expected batch_size >= 1 and epochs >= 1, got {batch_size} and {epochs}")
         draws = generator(label_set, "label sets", name)
         label_sets = draw_label_sets(len(data.classes), tasks, low, high, draws, overlap=overlap)
+        for part, labels in (("training", data.y_train), ("test", data.y_test)):
+            absent = sorted({c for classes in label_sets for c in classes} - set(labels.unique().tolist()))
+            if absent:
+                raise ValueError(
+                    f"scenario {name!r}: the {part} data has no sample of {[data.classes[c] for c in absent]}"
+                )
         rows = _divide(data.y_train, label_sets, draws)
+        few = [t + 1 for t, of_task in enumerate(rows) if len(of_task) == 0]
+        if few:
+            raise ValueError(f"scenario {name!r}: too few training samples, none is left for the tasks {few}")
         lengths = [epochs * -(-len(of_task) // batch_size) for of_task in rows]
         if timeline == "random":
             times = Timeline.draw(lengths, generator(timeline_number, "timeline", name, label_set))
@@ -77,8 +91,12 @@ class Scenario:
             times = Timeline.serial(lengths)
         elif timeline == "together":
             times = Timeline.together(lengths)
-        else:
+        elif isinstance(timeline, str):
             raise ValueError(f"timeline: expected 'random', 'serial' or 'together', got {timeline!r}")
+        else:
+            if len(timeline) != tasks:
+                raise ValueError(f"timeline: expected the starts of {tasks} tasks, got {list(timeline)}")
+            times = Timeline.from_starts(timeline, lengths)
         return cls(name, data, tuple(map(tuple, label_sets)), tuple(rows), times, batch_size, epochs)
 
     def streams(self, seed: int) -> list[Stream]:

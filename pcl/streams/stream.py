@@ -1,9 +1,13 @@
 """A task stream: batches of one task that start, pause, resume and end."""
 
+import operator
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler
 
 Batch = tuple[Tensor, Tensor]
 
@@ -20,20 +24,22 @@ class Stream:
 
     A run that is resumed from a checkpoint needs the same batches again: the source is read anew and the
     batches already used are skipped. Sources with a ``set_epoch`` method (as PyTorch's samplers have) are told
-    the epoch first. A ``DataLoader`` that shuffles should own a seeded ``generator``.
+    the epoch first; others are read through from their first epoch. A ``DataLoader`` that shuffles needs a seeded
+    ``generator`` of its own for that.
 
     Args:
         task: name of the task.
         batches: iterable of ``(x, y)``, x ``(B, ...)``, y ``(B,)`` of an integer dtype. B may vary.
-        classes: the class numbers that y may hold.
+        classes: the class numbers that y may hold, any sequence of integers.
         start: first step at which the stream is active.
         end: last step at which it may be active; None for "until it is dry".
         epochs: how often the source is read; more than once needs a source that can be read again.
-        test: held-out ``(x, y)`` tensors for accuracy, or None.
+        test: held-out ``(x, y)`` tensors for accuracy, x like that of the batches or uint8 images, or None.
 
     Raises:
         ValueError: for an empty or reserved name, no or duplicate classes, a negative start, an end before the
-            start, epochs < 1, or a one-shot iterator with more than one epoch.
+            start, epochs < 1, a one-shot iterator with more than one epoch, or test data that is not as above.
+        TypeError: for classes that are not integers.
     """
 
     def __init__(
@@ -49,8 +55,9 @@ class Stream:
     ) -> None:
         if not task or task == MEMORY:
             raise ValueError(f"stream: {task!r} is not a task name; use a non-empty name other than {MEMORY!r}")
-        if not classes or len(set(classes)) != len(classes) or min(classes) < 0:
-            raise ValueError(f"stream {task!r}: classes must be distinct non-negative integers, got {list(classes)}")
+        numbers = tuple(operator.index(c) for c in classes)
+        if not numbers or len(set(numbers)) != len(numbers) or min(numbers) < 0:
+            raise ValueError(f"stream {task!r}: classes must be distinct non-negative integers, got {list(numbers)}")
         if start < 0 or (end is not None and end < start):
             raise ValueError(f"stream {task!r}: expected 0 <= start <= end, got start={start}, end={end}")
         if epochs < 1:
@@ -60,8 +67,10 @@ class Stream:
                 f"stream {task!r}: {epochs} epochs need a source that can be read again, but a one-shot iterator "
                 "was given; pass a list, a DataLoader or an object whose __iter__ starts anew"
             )
+        if test is not None:
+            _check_test(task, test, numbers)
         self.task = task
-        self.classes = tuple(int(c) for c in classes)
+        self.classes = numbers
         self.start = start
         self.last_step = end
         self.epochs = epochs
@@ -73,6 +82,7 @@ class Stream:
         self._iterator: Iterator[Batch] | None = None
         self._next: Batch | None = None
         self._taken = 0  # batches used in the current epoch
+        self._failed = False
 
     def __repr__(self) -> str:
         state = "ended" if self.ended else "paused" if self.paused else "open"
@@ -91,11 +101,24 @@ class Stream:
         self.ended = True
 
     def peek(self) -> Batch | None:
-        """The next batch, which stays next until :meth:`advance`; None when the source is dry."""
+        """The next batch, which stays next until :meth:`advance`; None when the source is dry.
+
+        Raises:
+            RuntimeError: if the source has raised an error before; what it would give now cannot be relied on.
+        """
+        if self._failed:
+            raise RuntimeError(
+                f"stream {self.task!r}: its source failed before, so that batches may be missing; end() the stream, "
+                "or resume from a checkpoint with a working source"
+            )
         while self._next is None and self.epoch < self.epochs:
             if self._iterator is None:
                 self._iterator = self._open()
-            self._next = next(self._iterator, None)
+            try:
+                self._next = next(self._iterator, None)
+            except BaseException:
+                self._failed = True
+                raise
             if self._next is None:
                 if self._taken == 0:
                     break  # an empty source is dry in every epoch
@@ -133,10 +156,20 @@ class Stream:
                 f"stream {self.task!r}: the checkpoint was made with classes {state['classes']}, "
                 f"this stream has {list(self.classes)}"
             )
+        if _shuffles_unseeded(self._source) and (state["taken"] or state["epoch"]):
+            raise ValueError(
+                f"stream {self.task!r}: its DataLoader shuffles without a generator of its own, so that the batches "
+                "already used cannot be told from the others; pass generator=torch.Generator().manual_seed(...)"
+            )
         self.epoch, self._taken = state["epoch"], state["taken"]
         self.paused, self.ended = state["paused"], state["ended"]
         self._iterator, self._next = None, None
         if self.ended or self.epoch >= self.epochs:
+            return
+        if not hasattr(self._source, "set_epoch"):
+            for _ in range(self.epoch):  # a source that shuffles from epoch to epoch must have made these
+                deque(iter(self._source), maxlen=0)
+        if self._taken == 0:
             return
         self._iterator = self._open()
         for skipped in range(self._taken):
@@ -145,3 +178,27 @@ class Stream:
                     f"stream {self.task!r}: the checkpoint had used {self._taken} batches, but the source holds "
                     f"only {skipped}; resume with the source that the run was started with"
                 )
+
+
+def _check_test(task: str, test: object, classes: tuple[int, ...]) -> None:
+    if not (isinstance(test, (tuple, list)) and len(test) == 2 and all(isinstance(part, Tensor) for part in test)):
+        raise ValueError(f"stream {task!r}: expected test=(x, y) of two tensors, got {type(test).__name__}")
+    x, y = test
+    if len(x) == 0 or y.shape != x.shape[:1]:
+        raise ValueError(
+            f"stream {task!r}: expected test x (n, ...) and y (n,) with n >= 1, "
+            f"got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    outside = y[torch.isin(y, torch.tensor(classes, device=y.device), invert=True)]
+    if len(outside):
+        raise ValueError(f"stream {task!r}: test label {outside[0].item()} is outside its classes {list(classes)}")
+
+
+def _shuffles_unseeded(source: object) -> bool:
+    sampler = getattr(source, "sampler", None)
+    return (
+        isinstance(source, DataLoader)
+        and isinstance(sampler, RandomSampler)
+        and source.generator is None
+        and sampler.generator is None
+    )

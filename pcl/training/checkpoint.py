@@ -7,6 +7,7 @@ what ``torch.save`` makes of a dict of tensors and plain values. It is read with
 import hashlib
 import io
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not such a file, or is damaged.
+        ValueError: if it is not such a file, is damaged, or holds anything but tensors and plain values.
     """
     content = path.read_bytes()
     if not content.startswith(_FIRST_LINE):
@@ -50,5 +51,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     digest, _, body = content[len(_FIRST_LINE) :].partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise ValueError(f"{path}: damaged; its content does not match its checksum. Use an older checkpoint")
-    state: dict[str, Any] = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(body), weights_only=True, map_location="cpu")
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path}: holds objects that are not tensors or plain values, and was not loaded") from error
     return state

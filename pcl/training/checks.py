@@ -9,13 +9,14 @@ from torch import Tensor
 from pcl.streams.stream import Stream
 
 
-def check_batch(stream: Stream, batch: object, like: Tensor | None) -> tuple[Tensor, Tensor]:
+def check_batch(stream: Stream, batch: object, like: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The batch, if it is one: x ``(B, ...)`` floating, finite and like earlier batches; y ``(B,)`` within classes.
 
     Args:
         stream: where the batch comes from.
         batch: what its source gave.
         like: an earlier x of the run, or None.
+        dtype: what the backbone computes in.
 
     Raises:
         TypeError: if the batch is not a pair of tensors, or has another dtype.
@@ -25,9 +26,10 @@ def check_batch(stream: Stream, batch: object, like: Tensor | None) -> tuple[Ten
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
         raise TypeError(f"{name}: expected batches (x, y) of two tensors, got {type(batch).__name__}")
     x, y = batch
-    if not x.is_floating_point() or (like is not None and x.dtype != like.dtype):
-        wanted = "a floating dtype" if like is None else f"{like.dtype}, as in earlier batches"
-        raise TypeError(f"{name}: expected x of {wanted}, got {x.dtype}; convert it in the stream's source")
+    if x.dtype != dtype:
+        raise TypeError(
+            f"{name}: expected x of {dtype}, as the backbone has it, got {x.dtype}; convert it in the stream's source"
+        )
     if y.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
         raise TypeError(f"{name}: expected y of an integer dtype, got {y.dtype}")
     if x.ndim == 0 or len(x) == 0 or y.shape != x.shape[:1]:
@@ -47,7 +49,7 @@ def check_batch(stream: Stream, batch: object, like: Tensor | None) -> tuple[Ten
         )
     if not torch.isfinite(x).all():
         raise ValueError(f"{name}: x holds NaN or infinite values; remove or repair those samples")
-    return x, y.to(torch.int64)
+    return x.detach(), y.to(torch.int64)
 
 
 def check_finite(tasks: Sequence[str], losses: Tensor, gram: Tensor) -> None:
@@ -69,3 +71,21 @@ def check_finite(tasks: Sequence[str], losses: Tensor, gram: Tensor) -> None:
                     f"{what} of task {task!r} is {value}; nothing was updated. Lower the learning rate, or check "
                     "this task's data and the backbone for values out of range"
                 )
+
+
+def check_weights(weights: Tensor, tasks: Sequence[str]) -> None:
+    """Refuse what is not one finite weight per task.
+
+    Raises:
+        FloatingPointError: for weights that are NaN or infinite.
+        ValueError: for another shape than ``(k,)``.
+    """
+    if weights.shape != (len(tasks),):
+        raise ValueError(
+            f"weighting: expected {len(tasks)} weights of shape ({len(tasks)},), got {tuple(weights.shape)}"
+        )
+    if not torch.isfinite(weights).all():
+        raise FloatingPointError(
+            f"weighting: expected finite weights, got {dict(zip(tasks, weights.tolist(), strict=True))}; "
+            "nothing was updated"
+        )

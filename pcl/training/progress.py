@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pcl.streams.stream import MEMORY
+
 if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.live import Live
     from rich.table import Table
 
-MEMORY = "MEMORY"  # the stream of stored samples
 PERIOD = 1 / 8  # seconds between two refreshes
 SHARE = 0.03  # of the time, at most, goes into drawing: a slow terminal gets fewer pictures
 WINDOW = 80  # refreshes over which speed is averaged: the last ten seconds

@@ -38,6 +38,8 @@ class RunRecorder:
             (self.folder / METRICS).unlink(missing_ok=True)
             return False
         state = load_checkpoint(path)
+        if set(state) != {"trainer", "metrics_bytes"}:
+            raise ValueError(f"{path}: a checkpoint, but not of a run; it holds {sorted(state)}")
         trainer.load_state_dict(state["trainer"])
         with (self.folder / METRICS).open("r+b") as file:
             file.truncate(state["metrics_bytes"])

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from pcl.gradients.task_gradients import TaskGradients, task_gradients
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
 from pcl.memory.gradient_edit import GradientEdit
+from pcl.metrics import average_accuracy, forgetting
 from pcl.models.continual import ContinualModel
 from pcl.randomness import generator
 from pcl.streams.stream import MEMORY, Batch, Stream
 from pcl.training.callbacks import Callbacks
-from pcl.training.checks import check_batch, check_finite
+from pcl.training.checks import check_batch, check_finite, check_weights
 from pcl.training.evaluation import accuracy
 from pcl.weighting.base import Weighting
 from pcl.weighting.fixed import Mean
@@ -53,7 +54,8 @@ class Trainer:
     Args:
         model: backbone and heads.
         optimizer: makes the optimizer from parameters, e.g. ``lambda p: torch.optim.Adam(p, lr=3e-3)``. It is
-            called once with the backbone's; heads join it as new parameter groups when their tasks appear.
+            called once with the backbone's trainable ones; heads join it as new parameter groups, with the settings
+            they were made with, when their tasks appear.
         weighting: how the task gradients combine; the mean if None.
         memory: what is kept of finished tasks; no rehearsal if None.
         edit: how the memory samples of a step change after it; needs a memory.
@@ -64,8 +66,13 @@ class Trainer:
         callbacks: objects with any of the methods listed in :mod:`pcl.training.callbacks`.
         evaluate_every: measure accuracy every so many steps too, not only when a task ends.
 
+    Dropout and other layers that draw from torch's global generator follow ``torch.manual_seed``; checkpoints hold its
+    state.
+
     Raises:
-        ValueError: for an edit without memory, an unknown ``gradients_over``, or a count below 1.
+        TypeError: for a model of another type.
+        ValueError: for an edit without memory, a backbone with nothing to train, an unknown ``gradients_over``, or a
+            count below 1.
     """
 
     def __init__(
@@ -82,6 +89,13 @@ class Trainer:
         callbacks: Sequence[object] = (),
         evaluate_every: int | None = None,
     ) -> None:
+        if not isinstance(model, ContinualModel):
+            raise TypeError(
+                f"trainer: expected a ContinualModel, got {type(model).__name__}; wrap your network: "
+                "ContinualModel(backbone, features=width of its output)"
+            )
+        if not model.shared_parameters():
+            raise ValueError("trainer: the backbone has no trainable parameter, so that no task gradients exist")
         if edit is not None and memory is None:
             raise ValueError("trainer: an edit changes stored samples; pass a memory too, memory=ClassMemory(n)")
         if gradients_over not in ("backbone", "all"):
@@ -103,6 +117,7 @@ class Trainer:
         self.total_steps: int | None = None  # for those who show progress
         self.history: list[dict[str, Any]] = []  # {"step": k, "accuracy": {task: a_k^task}}
         self.ended_at: dict[str, int] = {}  # e_t of every finished task
+        self.at_end: dict[str, float] = {}  # a_{e_t}^t of every finished task with test data
         self._last_trained: dict[str, int] = {}
         self._like: Tensor | None = None  # an empty x with the shape and dtype that all samples have
         self._retrieval = generator(seed, "memory", "retrieval")
@@ -119,8 +134,16 @@ class Trainer:
         """Let a stream take part from its start on, or at once if that has passed.
 
         Raises:
-            ValueError: if a stream of this name was added before.
+            TypeError: for anything but a stream.
+            ValueError: if a stream of this name was added before, or its last step has passed.
         """
+        if not isinstance(stream, Stream):
+            raise TypeError(f"trainer: expected a Stream, got {type(stream).__name__}")
+        if stream.last_step is not None and stream.last_step < self.step_count:
+            raise ValueError(
+                f"trainer: stream {stream.task!r} should end after step {stream.last_step}, but step "
+                f"{self.step_count} is next; give it a later end"
+            )
         if stream.task in self.streams:
             raise ValueError(f"trainer: a stream named {stream.task!r} was added before; task names are unique")
         self.streams[stream.task] = stream
@@ -139,6 +162,9 @@ class Trainer:
     def fit(self, steps: int | None = None) -> None:
         """Train until every stream has ended, or for ``steps`` steps.
 
+        That a stream has run dry shows when its next batch is wanted: its task ends, and is evaluated, at the
+        beginning of the step after its last one.
+
         Raises:
             RuntimeError: if streams are left but none is active: all paused, or a gap before the next start.
         """
@@ -146,7 +172,7 @@ class Trainer:
         self._callbacks.call("on_fit_start", self)
         try:
             while until is None or self.step_count < until:
-                if self.step() is None:
+                if self.step() is None and not self.active:  # a callback may have added a stream
                     self._refuse_silence()
                     break
         finally:
@@ -155,12 +181,13 @@ class Trainer:
     def step(self) -> StepResult | None:
         """One step on a batch of every active stream and of the memory; None if no stream is active.
 
-        A batch that is refused and a loss or gradient that is not finite raise before anything changes. The
-        batch then stays next in its stream; ``stream.advance()`` skips it.
+        A batch that is refused raises before anything changes. It then stays next in its stream;
+        ``stream.advance()`` skips it. A loss, gradient or weight that is not finite raises before parameters, layer
+        statistics, memory and generators change; that tasks have ended or begun in this step stands.
 
         Raises:
             TypeError, ValueError: for a bad batch; see :func:`pcl.training.checks.check_batch`.
-            FloatingPointError: for a loss or gradient that is not finite.
+            FloatingPointError: for a loss, gradient or weight that is not finite.
         """
         batches = self._next_batches()
         if not batches:
@@ -171,14 +198,15 @@ class Trainer:
             gram = gramian(found.shared)  # <g_i, g_j>
             check_finite(found.tasks, found.losses, gram)
             weights = self.weighting(gram, found.losses, found.tasks)  # lambda_i
+            check_weights(weights, found.tasks)
         direction = combine(found.shared, weights)  # d = sum_i lambda_i g_i
         self._update(direction, found.own)  # theta <- theta - gamma d
-        edited = self._edit_memory(recalled, direction)  # x <- x - alpha grad_x |g(x) - d|^2
         self._discard(batches)
+        step, self.step_count = self.step_count, self.step_count + 1
+        edited = self._edit_memory(recalled, direction)  # x <- x - alpha grad_x |g(x) - d|^2
 
         samples = sum(len(y) for _, y in batches.values()) + (0 if recalled is None else len(recalled.y))
-        result = StepResult(self.step_count, found.tasks, found.losses, gram, weights, samples, edited)
-        self.step_count += 1
+        result = StepResult(step, found.tasks, found.losses, gram, weights, samples, edited)
         self._callbacks.step(self, result)
         if self.evaluate_every and self.step_count % self.evaluate_every == 0:
             self.evaluate()
@@ -198,33 +226,57 @@ class Trainer:
             self._callbacks.call("on_evaluation", self, {"kind": "eval", "step": step, "accuracy": found})
         return found
 
+    def results(self) -> dict[str, Any]:
+        """A and F of the finished tasks (Eq. 25), the steps made, and the accuracies behind them.
+
+        Raises:
+            ValueError: if no task with test data has ended.
+        """
+        final = {task: a for task, a in self.evaluate().items() if task in self.at_end}
+        return {
+            "A": average_accuracy(final),
+            "F": forgetting(final, self.at_end),
+            "steps": self.step_count,
+            "final": final,
+            "at_end": dict(self.at_end),
+        }
+
     # ---- the parts of a step, in their order
 
     def _next_batches(self) -> dict[str, Batch]:
-        """A batch of every active stream. Streams that have run dry end here, those that come first begin."""
+        """A batch of every active stream. Streams that are over or dry end here, those that come first begin."""
+        like, (dtype, device) = self._like, self._parameter_facts()
         batches: dict[str, Batch] = {}
-        like = self._like
-        for task in self.active:
-            stream = self.streams[task]
-            over = stream.last_step is not None and self.step_count > stream.last_step
-            batch = None if over else stream.peek()
-            if batch is not None:
-                batches[task] = check_batch(stream, batch, like)
-                like = batches[task][0][:0]
-            elif task in self.model.tasks or over:
-                stream.end()
-            else:
-                raise ValueError(f"stream {task!r}: its source is empty; at least one batch is needed")
-        self._like = like
+        over: list[Stream] = []
+        for task, stream in self.streams.items():
+            if stream.last_step is not None and self.step_count > stream.last_step and not stream.ended:
+                over.append(stream)
+            elif task in self.active:
+                batch = stream.peek()
+                if batch is not None:
+                    x, y = check_batch(stream, batch, like, dtype)
+                    batches[task], like = (x.to(device), y.to(device)), x[:0]
+                elif task in self.model.tasks:
+                    over.append(stream)
+                else:
+                    raise ValueError(f"stream {task!r}: its source is empty; at least one batch is needed")
+        new = [task for task in batches if task not in self.model.tasks]
+        for task in new:
+            self.model.check_input(batches[task][0][:1], task)
+
+        for stream in over:
+            stream.end()
         self._finish_ended()
-        for task in batches:
-            if task not in self.model.tasks:
-                new = self.model.add_task(task, self.streams[task].classes)
-                if new:
-                    self.optimizer.add_param_group({"params": new})
-                self._callbacks.call("on_task_start", self, task)
-        device = next(self.model.parameters()).device
-        return {task: (x.to(device), y.to(device)) for task, (x, y) in batches.items()}
+        for task in new:
+            parameters = self.model.add_task(task, self.streams[task].classes)
+            if parameters:
+                self.optimizer.add_param_group({"params": parameters})
+            self._callbacks.call("on_task_start", self, task)
+        return batches
+
+    def _parameter_facts(self) -> tuple[torch.dtype, torch.device]:
+        parameter = self.model.shared_parameters()[0]
+        return parameter.dtype, parameter.device
 
     def _finish_ended(self) -> None:
         ended = [
@@ -237,15 +289,17 @@ class Trainer:
             self.weighting.forget(task)
             if self.memory is not None:
                 self.memory.commit(task)
-            self._callbacks.call("on_task_end", self, task)
         if ended:
-            self.evaluate()
+            found = self.evaluate()
+            self.at_end.update({task: found[task] for task in ended if task in found})
+        for task in ended:
+            self._callbacks.call("on_task_end", self, task)
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """If the block raises, what a forward pass and a draw change is put back: buffers and generators."""
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        retrieval, global_state = self._retrieval.get_state(), torch.get_rng_state()
+        retrieval, global_states = self._retrieval.get_state(), self._global_generators()
         try:
             yield
         except BaseException:
@@ -253,8 +307,19 @@ class Trainer:
                 for buffer, before in buffers:
                     buffer.copy_(before)
             self._retrieval.set_state(retrieval)
-            torch.set_rng_state(global_state)
+            self._set_global_generators(global_states)
             raise
+
+    def _global_generators(self) -> list[Tensor]:
+        """States of torch's global generators that layers such as dropout draw from: CPU, and the model's GPU."""
+        device = self._parameter_facts()[1]
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+    def _set_global_generators(self, states: Sequence[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        device = self._parameter_facts()[1]
+        if device.type == "cuda" and len(states) > 1:
+            torch.cuda.set_rng_state(states[1], device)
 
     def _recall(self) -> MemoryBatch | None:
         if self.memory is None or len(self.memory) == 0:
@@ -300,6 +365,7 @@ class Trainer:
             if self.memory is not None and stream.epoch == 0:
                 self.memory.observe(task, x, y, stream.classes, self._storage)
             self._last_trained[task] = self.step_count
+            self._like = x[:0].cpu()
             stream.advance()
 
     def _refuse_silence(self) -> None:
@@ -316,9 +382,23 @@ class Trainer:
 
     # ---- checkpoints
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs, as tensors and plain values."""
+    def _composition(self) -> dict[str, Any]:
+        """What must be the same in a run that goes on from a checkpoint."""
         return {
+            "setting": self.model.setting,
+            "backbone": {name: list(value.shape) for name, value in self.model.backbone.state_dict().items()},
+            "optimizer": type(self.optimizer).__name__,
+            "weighting": type(self.weighting).__name__,
+            "memory per class": None if self.memory is None else self.memory.per_class,
+            "edit": None if self.edit is None else type(self.edit).__name__,
+            "gradients_over": self.gradients_over,
+            "streams": {task: list(self.streams[task].classes) for task in sorted(self.streams)},
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs, as tensors and plain values. The tensors are those in use, not copies."""
+        return {
+            "composition": self._composition(),
             "tasks": [[task, list(classes)] for task, classes in self.model.task_classes.items()],
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -326,50 +406,46 @@ class Trainer:
             "memory": None if self.memory is None else self.memory.state_dict(),
             "streams": {task: stream.state_dict() for task, stream in self.streams.items()},
             "step_count": self.step_count,
-            "history": self.history,
-            "ended_at": self.ended_at,
-            "last_trained": self._last_trained,
+            "history": list(self.history),
+            "ended_at": dict(self.ended_at),
+            "at_end": dict(self.at_end),
+            "last_trained": dict(self._last_trained),
             "like": self._like,
             "retrieval": self._retrieval.get_state(),
             "storage": self._storage.get_state(),
-            "torch": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+            "global generators": self._global_generators(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Stand where the run stood that gave ``state``; add the same streams and build the same model before.
 
         Raises:
-            ValueError: if streams, memory or parameters are not those of the run, before anything changes.
+            ValueError: if ``state`` is not a trainer's, or model, optimizer, weighting, memory, edit or streams are
+                not of the same kind as in the run, before anything changes.
         """
-        if set(state["streams"]) != set(self.streams):
-            raise ValueError(
-                f"resume: the checkpoint has the streams {sorted(state['streams'])}, this trainer has "
-                f"{sorted(self.streams)}; add the same streams before loading"
-            )
-        if (state["memory"] is None) != (self.memory is None):
-            raise ValueError("resume: checkpoint and trainer must both have a memory, or neither")
+        if set(state) != set(self.state_dict()):
+            raise ValueError(f"resume: expected what Trainer.state_dict gives, got a dict of {sorted(state)[:6]}")
         if self.step_count or self.model.tasks:
             raise ValueError("resume: this trainer has trained already; load into a new one")
-        kept = {name: tuple(value.shape) for name, value in state["model"].items() if name.startswith("backbone.")}
-        mine = {f"backbone.{name}": tuple(value.shape) for name, value in self.model.backbone.state_dict().items()}
-        if kept != mine:
-            differing = sorted(set(kept.items()) ^ set(mine.items()))[:4]
-            raise ValueError(f"resume: the checkpoint's backbone is another one; it differs in {differing}")
-        if self.memory is not None:
-            self.memory.load_state_dict(state["memory"])
+        mine, saved = self._composition(), state["composition"]
+        for what, value in mine.items():
+            if value != saved[what]:
+                raise ValueError(f"resume: another {what}: the checkpoint has {saved[what]}, this trainer {value}")
+        self.weighting.load_state_dict(state["weighting"])
+        self.streams = {task: self.streams[task] for task in state["streams"]}  # their order is the order of draws
         for task, stream in self.streams.items():
             stream.load_state_dict(state["streams"][task])
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"], self._parameter_facts()[1])
         for task, classes in state["tasks"]:
             new = self.model.add_task(task, classes)
             if new:
                 self.optimizer.add_param_group({"params": new})
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.weighting.load_state_dict(state["weighting"])
         self.step_count, self.history = state["step_count"], list(state["history"])
-        self.ended_at, self._last_trained = dict(state["ended_at"]), dict(state["last_trained"])
-        self._like = state["like"]
+        self.ended_at, self.at_end = dict(state["ended_at"]), dict(state["at_end"])
+        self._last_trained, self._like = dict(state["last_trained"]), state["like"]
         self._retrieval.set_state(state["retrieval"])
         self._storage.set_state(state["storage"])
-        torch.set_rng_state(state["torch"][0])
-        torch.cuda.set_rng_state_all(state["torch"][1:])
+        self._set_global_generators(state["global generators"])

@@ -24,7 +24,8 @@ class EMGD:
     least ``floor`` and their sum 1.
 
     Because the factors sum to 1, the weights may sum to about k, while those of MGDA and the mean sum to 1: at
-    one learning rate EMGD takes longer steps. ``scale="unit"`` divides the weights by their sum.
+    one learning rate EMGD takes longer steps. ``scale="unit"`` divides the weights by their sum. A task whose gradient
+    is zero makes the direction zero, as with :class:`pcl.MGDA`.
 
     Args:
         factors: ``"gmc"`` or ``"gs"``.
@@ -78,7 +79,7 @@ class EMGD:
         keep, take = self.momentum
         for task, norm in zip(tasks, gram.diagonal().sqrt(), strict=True):
             before = self._norms.get(task)
-            self._norms[task] = norm if before is None else keep * before + take * norm
+            self._norms[task] = norm if before is None else keep * before.to(norm.device) + take * norm
         return torch.stack([self._norms[task] for task in tasks])
 
     def forget(self, task: str) -> None:
@@ -86,11 +87,19 @@ class EMGD:
         self._norms.pop(task, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """The moving averages by task."""
-        return {"norms": dict(self._norms)}
+        """The moving averages by task, and which factors they are for."""
+        return {"factors": self.factors, "norms": dict(self._norms)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the moving averages."""
+        """Take over the moving averages.
+
+        Raises:
+            ValueError: if they are for other factors.
+        """
+        if state["factors"] != self.factors:
+            raise ValueError(
+                f"EMGD: the state is for factors {state['factors']!r}, this weighting has {self.factors!r}"
+            )
         self._norms = dict(state["norms"])
 
 

@@ -12,7 +12,9 @@ class MGDA(Stateless):
     """argmin |sum_i w_i g_i|^2 subject to sum_i w_i = 1, w >= 0 (Désidéri 2012; Sener and Koltun 2018;
     Lyu et al., arXiv 2401.01054, Eq. 5).
 
-    Unless the point is Pareto critical, no task's loss rises along the direction, to first order.
+    Unless the point is Pareto critical, no task's loss rises along the direction, to first order. A task whose
+    gradient is zero (solved, or of a single class in the task setting) makes every point Pareto critical: it gets all
+    the weight and the direction is zero until the task ends.
     """
 
     def __call__(self, gram: Tensor, losses: Tensor, tasks: Sequence[str]) -> Tensor:

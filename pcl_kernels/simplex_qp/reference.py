@@ -52,9 +52,7 @@ def simplex_qp(gram: Tensor, sigma: Tensor | None = None, *, lower: Tensor | Non
             -2,
         )
 
-        def newton(
-            target: Tensor, system: Tensor = system, dual: Tensor = dual, primal: Tensor = primal
-        ) -> Tensor:
+        def newton(target: Tensor, system: Tensor = system, dual: Tensor = dual, primal: Tensor = primal) -> Tensor:
             """Steps of (x, -y) towards x_i·w_i = target_i."""
             right = torch.cat([target / x - w - dual, -primal], -1)
             solution, singular = torch.linalg.solve_ex(system, right.unsqueeze(-1))

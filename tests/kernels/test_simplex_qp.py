@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pcl_kernels import Status, _C, simplex_qp
+from pcl_kernels import _C, Status, simplex_qp
 from pcl_kernels.simplex_qp.reference import simplex_qp as reference
 from tests.kernels.hard_gramians import (
     Problem,

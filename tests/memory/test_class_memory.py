@@ -49,6 +49,16 @@ def test_every_sample_is_equally_likely_to_stay(batch: int) -> None:
     assert (counts - 500).abs().max() < 5 * 19.4
 
 
+def test_the_second_of_two_samples_replaces_the_first_half_of_the_time() -> None:
+    """The trap: a reservoir whose first full draw is off by one."""
+    stayed = 0
+    for seed in range(400):
+        memory = ClassMemory(1)
+        fill(memory, "a", 2, [0], seed=seed)
+        stayed += int(memory.x[0, 0] == 0)
+    assert abs(stayed - 200) < 5 * 10  # binomial(400, 1/2): standard deviation 10
+
+
 def test_a_batch_counts_as_its_samples_one_by_one() -> None:
     """The last of several samples for one place stays, as when they come singly with the same draws."""
     for seed in range(50):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pcl import MLP, ContinualModel, GradientEdit, ResNet18
 from pcl.memory import gradient_edit
@@ -133,10 +134,45 @@ def test_the_slow_way_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
         GradientEdit(0.1)(model, losses, x, shared, direction)
 
 
+class Folded(nn.Module):
+    """Layers that the quick way would misread: samples folded into rows, a weight used outside its layer."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.inner, self.outer = how, nn.Linear(3, 3), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "rows":
+            h = self.inner(x.reshape(-1, 3)).reshape(-1, 6)
+        elif self.how == "time first":
+            h = self.inner(x.reshape(-1, 2, 3).transpose(0, 1)).transpose(0, 1).reshape(-1, 6)
+        elif self.how == "keyword":
+            h = self.inner(input=x.reshape(-1, 2, 3)).reshape(-1, 6)
+        elif self.how == "outside":
+            h = self.inner(torch.tanh(nn.functional.linear(x.reshape(-1, 2, 3), self.inner.weight))).reshape(-1, 6)
+        else:
+            q = self.inner(x.reshape(-1, 2, 3))
+            h = nn.functional.scaled_dot_product_attention(q, q, q).reshape(-1, 6)
+        return self.outer(torch.tanh(h))
+
+
+@pytest.mark.filterwarnings("ignore:edit")
+@pytest.mark.parametrize("how", ["rows", "time first", "keyword", "outside", "attention"])
+def test_unusual_uses_of_layers_are_noticed(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKBONES, how, (lambda: Folded(how), (6,), 4))
+    model, x, losses, shared, direction = setup(how, "task")
+    model.float()
+    x, direction = x.float(), [d.float() for d in direction]
+    found = GradientEdit(0.1).gradient(model, losses, x, shared, direction)
+    with sdpa_kernel(SDPBackend.MATH):
+        one_by_one = [gradient_edit._sample_gradient(losses, x, slice(i, i + 1), shared, direction) for i in range(4)]
+    assert torch.allclose(found, torch.cat(one_by_one), rtol=1e-4, atol=1e-6)
+
+
 def test_both_ways_agree() -> None:
     model, x, losses, shared, direction = setup("residual, batch norm", "task")
     model.eval()
-    one = gradient_edit._batch_gradient(model, losses, x, shared, direction)
+    one = gradient_edit._batch_gradient(model, losses, x, slice(None), shared, direction)
     other = [gradient_edit._sample_gradient(losses, x, slice(i, i + 1), shared, direction) for i in range(4)]
     assert torch.allclose(one, torch.cat(other), rtol=1e-9, atol=1e-12)
 

@@ -84,10 +84,9 @@ def write_run(
                 "weight": {label[i]: float(w) for i, w in zip(current, raw / raw.sum(), strict=True)},
                 "norm": {label[i]: 1.0 + rng.random() for i in current},
                 "cosine": matrix,
+                **({"edited": 0.013} if with_memory else {}),
             }
         )
-        if with_memory and step % 5 == 0:
-            rows.append({"kind": "edit", "step": step, "samples": 64, "change": 0.013})
         ended = [i for i in active if plan[i][1] == step]
         if ended or step % max(1, total // 12) == 0 or step == done - 1:
             for i, (start, end) in enumerate(plan):

@@ -83,9 +83,18 @@ def one_shot() -> Iterator[Batch]:
         ({"start": -1}, "start"),
         ({"start": 4, "end": 3}, "start <= end"),
         ({"epochs": 0}, "epochs >= 1"),
+        ({"test": [1, 2]}, "two tensors"),
+        ({"test": (X[:0], Y[:0])}, "n >= 1"),
+        ({"test": (X, Y + 1)}, "test label 2"),
         ({"epochs": 2, "batches": one_shot()}, "one-shot"),
     ],
 )
 def test_bad_streams_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Stream(**{"task": "a", "batches": [(X, Y)], "classes": [0, 1], **arguments})
+
+
+def test_classes_may_be_any_sequence_of_integers() -> None:
+    assert Stream("a", [(X, Y)], torch.tensor([1, 4])).classes == (1, 4)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        Stream("a", [(X, Y)], [0.5, 1.9])  # type: ignore[list-item]

@@ -1,5 +1,6 @@
 """The loop: against the same steps written out, and through everything that streams may do."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -204,7 +205,7 @@ def test_edits_change_only_what_was_retrieved() -> None:
 
 
 def everything(t: Trainer) -> dict[str, Any]:
-    return t.state_dict()
+    return copy.deepcopy(t.state_dict())  # the state holds the tensors in use
 
 
 def same(a: Any, b: Any) -> bool:
@@ -223,8 +224,8 @@ BAD_BATCHES: dict[str, tuple[Any, type[Exception], str]] = {
     "nan": ((X.clone().fill_(torch.nan), Y), ValueError, "NaN or infinite"),
     "inf": ((X / 0, Y), ValueError, "NaN or infinite"),
     "width": ((torch.rand(4, 7), Y), ValueError, r"shape \(6,\)"),
-    "double": ((X.double(), Y), TypeError, "float32, as in earlier"),
-    "integers": ((X.long(), Y), TypeError, "float32, as in earlier"),
+    "double": ((X.double(), Y), TypeError, "float32, as the backbone"),
+    "integers": ((X.long(), Y), TypeError, "float32, as the backbone"),
     "float labels": ((X, Y.float()), TypeError, "integer dtype"),
     "labels too few": ((X, Y[:2]), ValueError, r"y \(B,\)"),
     "empty": ((X[:0], Y[:0]), ValueError, "B >= 1"),
@@ -282,10 +283,138 @@ def test_losses_and_gradients_that_are_not_finite_change_nothing(mode: str) -> N
 
 def test_the_comparison_of_states_sees_differences() -> None:
     t = trainer(stream("a", [0, 1]))
-    before = everything(t)
-    before = {key: torch.clone(value) if isinstance(value, Tensor) else value for key, value in before.items()}
     t.step()
+    before = everything(t)
+    with torch.no_grad():
+        next(t.model.parameters()).mul_(2)
     assert not same(before, everything(t))
+
+
+def test_a_bad_first_batch_does_not_spoil_the_next() -> None:
+    x, y = blobs([0, 1])
+    t = trainer(Stream("a", [(torch.rand(24, 7), y), (x, y)], [0, 1]))
+    with pytest.raises(ValueError, match=r"'a': the backbone refuses samples of shape \(7,\)"):
+        t.step()
+    assert t.model.tasks == ()
+    t.streams["a"].advance()
+    assert t.step() is not None
+
+
+@pytest.mark.parametrize("backbone", [MLP(6, [5]), nn.Unflatten(1, (2, 3))])
+def test_features_of_the_wrong_shape_are_named(backbone: nn.Module) -> None:
+    model = ContinualModel(nn.Sequential(nn.Linear(6, 6), backbone), 8)
+    t = Trainer(model, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    t.add(stream("a", [0, 1]))
+    with pytest.raises(ValueError, match=r"features of shape \(1, 8\), it gave"):
+        t.step()
+
+
+class Mad(Sum):
+    def __call__(self, gram: Tensor, losses: Tensor, tasks: Any) -> Tensor:
+        return super().__call__(gram, losses, tasks) * self.factor
+
+    def __init__(self, factor: Tensor) -> None:
+        self.factor = factor
+
+
+@pytest.mark.parametrize(
+    ("factor", "kind"), [(torch.tensor(torch.nan), FloatingPointError), (torch.ones(2, 1), ValueError)]
+)
+def test_bad_weights_are_refused(factor: Tensor, kind: type[Exception]) -> None:
+    t = trainer(stream("a", [0, 1]), weighting=Mad(factor))
+    with pytest.raises(kind, match="weighting: expected"):
+        t.step()
+    assert t.step_count == 0
+
+
+class Failing(GradientEdit):
+    def gradient(self, *arguments: Any) -> Tensor:
+        raise ArithmeticError("no edit")
+
+
+def test_an_edit_that_fails_leaves_a_whole_step() -> None:
+    t = trainer(stream("a", [0, 1], 8), stream("b", [2, 3], 80), edit=Failing(0.1))
+    t.fit(steps=2)
+    taken = t.streams["b"].state_dict()["taken"]
+    with pytest.raises(ArithmeticError, match="no edit"):
+        t.step()
+    assert t.step_count == 3
+    assert t.streams["b"].state_dict()["taken"] == taken + 1
+
+
+def test_a_callback_may_add_the_next_stream() -> None:
+    class Next:
+        def on_task_end(self, trainer: Trainer, task: str) -> None:
+            if task == "a":
+                trainer.add(stream("b", [2, 3], 8))
+
+    t = trainer(stream("a", [0, 1], 8), callbacks=[Next()])
+    t.fit()
+    assert t.ended_at == {"a": 1, "b": 3}
+
+
+def test_results_by_hand_also_of_a_task_ended_while_paused() -> None:
+    t = trainer(stream("a", [0, 1], 40), stream("b", [2, 3], 40))
+    t.fit(steps=3)
+    t.streams["a"].pause()
+    t.fit(steps=4)
+    t.streams["a"].end()
+    t.fit()
+    results = t.results()
+    assert t.ended_at == {"a": 2, "b": 9}
+    measured = [entry["accuracy"] for entry in t.history]
+    assert results["at_end"] == {"a": measured[0]["a"], "b": measured[1]["b"]}
+    drops = [measured[1][task] - results["at_end"][task] for task in ("a", "b")]
+    assert results["F"] == pytest.approx(sum(drops) / 2)
+    assert results["A"] == pytest.approx(sum(measured[1].values()) / 2)
+
+
+def test_ended_tasks_are_forgotten_by_the_weighting() -> None:
+    t = trainer(stream("a", [0, 1], 8), stream("b", [2, 3], 16), weighting=EMGD("gmc"))
+    t.fit()
+    assert set(t.weighting.state_dict()["norms"]) == {MEMORY}
+
+
+def test_memory_sees_every_sample_once() -> None:
+    t = trainer(stream("a", [0, 1], 8, epochs=3), memory=ClassMemory(50))
+    t.fit()
+    assert t.memory is not None
+    assert len(t.memory) == 8
+    assert len(t.memory.x.unique(dim=0)) == 8
+
+
+def test_accuracy_is_measured_in_evaluation_mode() -> None:
+    torch.manual_seed(0)
+    backbone = nn.Sequential(MLP(6, [16]), nn.Dropout(0.9))
+    t = Trainer(ContinualModel(backbone, 16), optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    t.add(stream("a", [0, 1], 40))
+    t.fit()
+    x, y = t.streams["a"].test  # type: ignore[misc]
+    backbone.eval()
+    assert t.history[-1]["accuracy"]["a"] == (t.model.predict(x, "a") == y).float().mean()
+
+
+def test_a_paused_stream_past_its_end_ends() -> None:
+    t = trainer(stream("a", [0, 1], 80, end=3), stream("b", [2, 3], 40))
+    t.step()
+    t.streams["a"].pause()
+    t.fit()
+    assert t.ended_at == {"a": 0, "b": 9}
+
+
+def broken() -> Iterator[Any]:
+    yield blobs([0, 1])
+    raise OSError("connection lost")
+
+
+def test_a_source_that_failed_is_not_taken_for_dry() -> None:
+    t = trainer(Stream("a", broken(), [0, 1]))
+    t.step()
+    with pytest.raises(OSError, match="connection lost"):
+        t.step()
+    with pytest.raises(RuntimeError, match="source failed before"):
+        t.step()
+    assert t.ended_at == {}
 
 
 def nothing() -> Iterator[Any]:
@@ -307,5 +436,14 @@ def test_wrong_use_is_refused() -> None:
         trainer(memory_batch=0)
     with pytest.raises(ValueError, match="at least 1"):
         trainer(evaluate_every=0)
+    t.step_count = 5
+    with pytest.raises(ValueError, match="later end"):
+        t.add(stream("late", [0], end=4))
+    with pytest.raises(TypeError, match="expected a Stream"):
+        t.add([1])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="wrap your network"):
+        Trainer(MLP(2, [2]), optimizer=torch.optim.SGD)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        Trainer(ContinualModel(nn.Flatten(), 6), optimizer=torch.optim.SGD)
     with pytest.raises(TypeError, match="on_step"):
         trainer(callbacks=[object()])

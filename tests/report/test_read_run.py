@@ -118,13 +118,12 @@ def test_cosine_caption_counts_conflicts_and_names_the_worst_pair(tmp_path: Path
     assert "between b and MEMORY (\N{MINUS SIGN}0.50)" in text
 
 
-def test_memory_caption_weighs_edits_by_their_samples(tmp_path: Path) -> None:
-    edits: list[dict[str, object]] = [
-        {"kind": "edit", "step": 1, "samples": 30, "change": 0.01},
-        {"kind": "edit", "step": 2, "samples": 10, "change": 0.05},
-    ]
-    text = summary.captions(read_run(_write(tmp_path, [*ROWS, *edits]))).memory
-    assert "edited 40 stored samples in 2 edits and changed them by 0.02 input units" in text
+def test_memory_caption_says_how_much_edits_changed(tmp_path: Path) -> None:
+    rows = [{**row, "edited": 0.01 * i} if row["kind"] == "step" and i > 3 else row for i, row in enumerate(ROWS)]
+    text = summary.captions(read_run(_write(tmp_path, rows))).memory
+    assert "1 steps edited" in text
+    assert "by 0.06 input units" in text
+    assert "edited the" not in summary.captions(read_run(_write(tmp_path, ROWS))).memory
 
 
 @pytest.mark.parametrize("name", ["config.toml", "scenario.json", "metrics.jsonl"])
