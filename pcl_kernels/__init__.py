@@ -1,0 +1,9 @@
+"""The compiled multi-gradient core: exact small problems over task gradients, at the speed of the hardware.
+
+Every function takes and returns PyTorch tensors; every op has a plain float64 PyTorch twin in its folder's
+`reference.py`. `python -m pcl_kernels.info` says what is built.
+"""
+
+from pcl_kernels.simplex_qp import simplex_qp
+
+__all__ = ["simplex_qp"]

@@ -1,0 +1,51 @@
+// The Python module `pcl_kernels._C`: one line per op, and the facts of the build.
+// Ops take addresses as integers; pcl_kernels/<op>/op.py checks shapes, dtypes and devices before it calls.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "isa.hpp"
+
+namespace py = pybind11;
+
+namespace pcl {
+
+void register_simplex_qp(py::module_& m);
+
+namespace {
+
+const std::vector<std::string> isa_names = {"baseline", "avx2", "avx512"};
+
+void register_build_facts(py::module_& m) {
+    m.attr("BUILD") = py::dict(
+        py::arg("compiler") = PCL_BUILD_COMPILER, py::arg("flags") = PCL_BUILD_FLAGS,
+        py::arg("isas") = PCL_BUILD_ISAS, py::arg("cuda") = PCL_BUILD_CUDA, py::arg("openmp") = _OPENMP);
+    m.def("isa", [] { return isa_names[static_cast<int>(current_isa())]; });
+    m.def("isas", [] {
+        return std::vector<std::string>(isa_names.begin(), isa_names.begin() + static_cast<int>(best_isa()) + 1);
+    });
+    m.def("use_isa", [](const std::string& name) {
+        for (size_t i = 0; i < isa_names.size(); ++i)
+            if (isa_names[i] == name && use_isa(static_cast<Isa>(i))) return;
+        throw std::invalid_argument("isa: expected one of isas(), got '" + name + "'");
+    });
+}
+
+}  // namespace
+}  // namespace pcl
+
+#ifdef PCL_WITH_CUDA
+extern "C" int pcl_cuda_device_count();
+#else
+static int pcl_cuda_device_count() { return 0; }
+#endif
+
+PYBIND11_MODULE(_C, m) {
+    m.doc() = "Compiled kernels of pcl_kernels on raw addresses. Not for direct use.";
+    pcl::register_build_facts(m);
+    m.def("cuda_device_count", &pcl_cuda_device_count);
+    pcl::register_simplex_qp(m);
+}
