@@ -4,13 +4,14 @@ A table is one int64 tensor with a row for every parameter that holds something,
 
     [first block, number of elements, address 0, address 1, ..., address n-1],
 
-address 0 standing for None, and a last row that holds the total number of blocks. Blocks are `BLOCK` columns of
+address 0 standing for None, and at the end the total number of blocks. Blocks are `BLOCK` columns of
 one parameter; the split depends on the shapes alone, so sums over blocks have the same bits on every device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -34,23 +35,37 @@ def upload(words: list[int], device: torch.device) -> Tensor:
     return torch.tensor(words, dtype=torch.int64, pin_memory=True).to(device, non_blocking=True)
 
 
-def segments(parameters: Sequence[Sequence[Tensor | None]]) -> dict[torch.dtype, tuple[list[int], int, int]]:
-    """For each dtype the words of its table, its number of parameters and its number of blocks.
+@dataclass
+class Segments:
+    """The parameters of one dtype and alignment: the words of their table, how many they are, and their blocks."""
 
-    `parameters[p]` holds the tensors (or None) of parameter p, contiguous, of one dtype and size. A parameter with
-    no tensor at all or no elements is left out.
+    dtype: torch.dtype
+    aligned: bool
+    words: list[int] = field(default_factory=list)
+    count: int = 0
+    blocks: int = 0
+
+    def table(self, device: torch.device) -> Tensor:
+        return upload([*self.words, self.blocks], device)
+
+
+def segments(parameters: Sequence[Sequence[Tensor | None]]) -> list[Segments]:
+    """The tables of `parameters`, where `parameters[p]` holds the tensors (or None) of parameter p.
+
+    The tensors of a parameter are contiguous, of one dtype and size, on one device. A parameter with no tensor at
+    all or no elements is left out. Parameters whose addresses and sizes are multiples of 16 bytes, which is nearly
+    all of them, get a table of their own, because their kernels load 16 bytes at a time.
     """
-    found: dict[torch.dtype, tuple[list[int], int, int]] = {}
+    found: dict[tuple[torch.dtype, bool], Segments] = {}
     for tensors in parameters:
-        size, dtype = next(((t.numel(), t.dtype) for t in tensors if t is not None), (0, None))
-        if size == 0 or dtype is None:
+        some = next((t for t in tensors if t is not None), None)
+        if some is None or some.numel() == 0:
             continue
-        words, count, blocks = found.get(dtype, ([], 0, 0))
-        words += [blocks, size]
-        words += [0 if t is None else t.data_ptr() for t in tensors]
-        found[dtype] = words, count + 1, blocks + -(-size // BLOCK)
-    width = 2 + (len(parameters[0]) if parameters else 0)
-    return {
-        dtype: (words + [blocks] + [0] * (width - 1), count, blocks)
-        for dtype, (words, count, blocks) in found.items()
-    }
+        size, dtype = some.numel(), some.dtype
+        addresses = [0 if t is None else t.data_ptr() for t in tensors]
+        aligned = size * dtype.itemsize % 16 == 0 and all(a % 16 == 0 for a in addresses)
+        group = found.setdefault((dtype, aligned), Segments(dtype, aligned))
+        group.words += [group.blocks, size, *addresses]
+        group.count += 1
+        group.blocks += -(-size // BLOCK)
+    return list(found.values())

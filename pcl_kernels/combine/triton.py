@@ -15,14 +15,6 @@ from torch import Tensor
 
 from .._pointers import BLOCK, segments, upload
 
-_TRITON_DTYPE = {
-    torch.float64: tl.float64,
-    torch.float32: tl.float32,
-    torch.float16: tl.float16,
-    torch.bfloat16: tl.bfloat16,
-}
-
-
 @triton.jit
 def _place(table, segments, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
     """This program's row of the table, its first element there, and its offsets with their mask."""
@@ -75,3 +67,63 @@ def _combine(table, weights, segments, TASKS: tl.constexpr, DTYPE: tl.constexpr,
     if ADD:
         total += tl.load(out, mask=here).to(tl.float64)
     tl.store(out, total.to(DTYPE), mask=here)
+
+
+@triton.jit
+def _sgd(table, weights, settings, segments, TASKS: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr,
+         ALIGNED: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr):  # fmt: skip
+    """Slots: parameter, momentum buffer (if MOMENTUM), gradients. Settings: lr, momentum, 1 - dampening, decay."""
+    WORK: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
+    SLOTS: tl.constexpr = 2 if MOMENTUM else 1
+    entry, start, offsets, here = _place(table, segments, 2 + SLOTS + TASKS, BLOCK, ALIGNED)
+    total = _weighted(entry, weights, start, offsets, here, SLOTS, TASKS, DTYPE, BLOCK, ALIGNED)
+    at = _tensor(entry, 0, start, DTYPE, ALIGNED) + offsets
+    parameter = tl.load(at, mask=here).to(WORK)
+    change = total.to(WORK) + tl.load(settings + 3).to(WORK) * parameter
+    if MOMENTUM:
+        momentum = tl.load(settings + 1).to(WORK)
+        buffer_at = _tensor(entry, 1, start, DTYPE, ALIGNED) + offsets
+        buffer = momentum * tl.load(buffer_at, mask=here).to(WORK) + tl.load(settings + 2).to(WORK) * change
+        tl.store(buffer_at, buffer.to(DTYPE), mask=here)
+        change = change + momentum * buffer if NESTEROV else buffer
+    tl.store(at, (parameter - tl.load(settings).to(WORK) * change).to(DTYPE), mask=here)
+
+
+@triton.jit
+def _root(x):
+    """The square root, correctly rounded: the plain float32 one is not."""
+    return tl.sqrt_rn(x) if x.dtype == tl.float32 else tl.sqrt(x)
+
+
+@triton.jit
+def _quotient(x, y):
+    """x / y, correctly rounded: the plain float32 one is not."""
+    return tl.div_rn(x, y) if x.dtype == tl.float32 else x / y
+
+
+@triton.jit
+def _adamw(table, weights, settings, segments, TASKS: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr,
+           ALIGNED: tl.constexpr):  # fmt: skip
+    """Slots: parameter, first and second moment, gradients.
+
+    Settings: 1 - lr * decay, L2 penalty, beta1, beta2, lr / (1 - beta1^t), sqrt(1 - beta2^t), eps.
+    """
+    WORK: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
+    entry, start, offsets, here = _place(table, segments, 2 + 3 + TASKS, BLOCK, ALIGNED)
+    total = _weighted(entry, weights, start, offsets, here, 3, TASKS, DTYPE, BLOCK, ALIGNED)
+    at = _tensor(entry, 0, start, DTYPE, ALIGNED) + offsets
+    first_at = _tensor(entry, 1, start, DTYPE, ALIGNED) + offsets
+    second_at = _tensor(entry, 2, start, DTYPE, ALIGNED) + offsets
+    beta1 = tl.load(settings + 2)
+    beta2 = tl.load(settings + 3)
+    parameter = tl.load(at, mask=here).to(WORK)
+    gradient = total.to(WORK) + tl.load(settings + 1).to(WORK) * parameter
+    first = tl.load(first_at, mask=here).to(WORK)
+    first += (gradient - first) * (1.0 - beta1).to(WORK)
+    second = tl.load(second_at, mask=here).to(WORK)
+    second = second * beta2.to(WORK) + (1.0 - beta2).to(WORK) * gradient * gradient
+    tl.store(first_at, first.to(DTYPE), mask=here)
+    tl.store(second_at, second.to(DTYPE), mask=here)
+    scale = _quotient(_root(second), tl.load(settings + 5).to(WORK)) + tl.load(settings + 6).to(WORK)
+    parameter = parameter * tl.load(settings).to(WORK) - tl.load(settings + 4).to(WORK) * _quotient(first, scale)
+    tl.store(at, parameter.to(DTYPE), mask=here)
