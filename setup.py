@@ -36,9 +36,9 @@ IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 # going from small to large instruction sets never hands a unit code that its processor may lack.
 ISA_FLAGS: dict[str, list[str]] = {"baseline": ["-DPCL_BASELINE"]}
 if IS_X86:
-    ISA_FLAGS["avx2"] = ["-mavx2", "-mfma"]
+    ISA_FLAGS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     ISA_FLAGS["avx512"] = [
-        *("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"),
+        *("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"),
         "-mprefer-vector-width=512",
     ]
 

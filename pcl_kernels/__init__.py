@@ -4,6 +4,8 @@ Every function takes and returns PyTorch tensors; every op has a plain float64 P
 `reference.py`. `python -m pcl_kernels.info` says what is built.
 """
 
+from pcl_kernels.combine import combine
+from pcl_kernels.gramian import gramian
 from pcl_kernels.simplex_qp import simplex_qp
 
-__all__ = ["simplex_qp"]
+__all__ = ["combine", "gramian", "simplex_qp"]

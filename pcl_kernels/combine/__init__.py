@@ -1,0 +1,3 @@
+from pcl_kernels.combine.op import combine
+
+__all__ = ["combine"]

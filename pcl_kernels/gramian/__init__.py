@@ -1,0 +1,3 @@
+from pcl_kernels.gramian.op import gramian
+
+__all__ = ["gramian"]
