@@ -16,23 +16,25 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pcl_kernels._gradients import aligned
+
 BLOCK = 2048
 
 
-def upload(words: list[int], device: torch.device) -> Tensor:
-    """An int64 tensor of `words` on `device`, with no host synchronisation, also under CUDA graph capture.
+def upload(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of `values` on `device`, with no host synchronisation, also under CUDA graph capture.
 
-    In eager mode the words travel through pinned memory, which the caching host allocator keeps alive until the
-    copy is done. A captured graph may be replayed long after that memory has found another use, so there the words
+    In eager mode the values travel through pinned memory, which the caching host allocator keeps alive until the
+    copy is done. A captured graph may be replayed long after that memory has found another use, so there the values
     must be baked into the graph: a multi-tensor add passes them as kernel arguments.
     """
     if device.type != "cuda":
-        return torch.tensor(words, dtype=torch.int64, device=device)
+        return torch.tensor(values, dtype=dtype, device=device)
     if torch.cuda.is_current_stream_capturing():
-        table = torch.zeros(len(words), dtype=torch.int64, device=device)
-        torch._foreach_add_(table.unbind(), words)
+        table = torch.zeros(len(values), dtype=dtype, device=device)
+        torch._foreach_add_(table.unbind(), list(values))
         return table
-    return torch.tensor(words, dtype=torch.int64, pin_memory=True).to(device, non_blocking=True)
+    return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
 
 
 @dataclass
@@ -46,13 +48,18 @@ class Segments:
     blocks: int = 0
 
     def table(self, device: torch.device) -> Tensor:
-        return upload([*self.words, self.blocks], device)
+        return upload([*self.words, self.blocks], torch.int64, device)
+
+
+def groups(tensors: Sequence[Tensor | None], tasks: int) -> list[list[Tensor | None]]:
+    """`tensors[parameter * tasks + task]` by parameter, each in one dense memory order (see `aligned`)."""
+    return [aligned(tensors[p : p + tasks]) for p in range(0, len(tensors), tasks)]
 
 
 def segments(parameters: Sequence[Sequence[Tensor | None]]) -> list[Segments]:
     """The tables of `parameters`, where `parameters[p]` holds the tensors (or None) of parameter p.
 
-    The tensors of a parameter are contiguous, of one dtype and size, on one device. A parameter with no tensor at
+    The tensors of a parameter are dense in one memory order, of one dtype and size, on one device. A parameter with no tensor at
     all or no elements is left out. Parameters whose addresses and sizes are multiples of 16 bytes, which is nearly
     all of them, get a table of their own, because their kernels load 16 bytes at a time.
     """

@@ -7,13 +7,16 @@ weights are float64, each element is rounded once. That is free where memory is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._pointers import BLOCK, segments, upload
+from pcl_kernels._gradients import aligned
+from pcl_kernels._pointers import BLOCK, segments
+from pcl_kernels.gramian.triton import TRITON_DTYPES
 
 @triton.jit
 def _place(table, segments, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
@@ -51,10 +54,25 @@ def _weighted(entry, weights, start, offsets, here, FIRST: tl.constexpr, TASKS: 
     """Σ w_i g_i over slots FIRST.. of a table row, in float64; an address of 0 adds nothing."""
     total = tl.zeros((BLOCK,), tl.float64)
     for i in range(TASKS):
-        present = tl.load(entry + FIRST + i) != 0
-        gradient = _tensor(entry, FIRST + i, start, DTYPE, ALIGNED)
-        total += tl.load(weights + i) * tl.load(gradient + offsets, mask=here & present, other=0.0).to(tl.float64)
+        if tl.load(entry + FIRST + i) != 0:
+            gradient = _tensor(entry, FIRST + i, start, DTYPE, ALIGNED)
+            total += tl.load(weights + i) * tl.load(gradient + offsets, mask=here, other=0.0).to(tl.float64)
     return total
+
+
+@triton.jit
+def _rounded(x, DTYPE: tl.constexpr):
+    """x in DTYPE, rounded once. bfloat16 is reached from float64 by way of float32 rounded to odd."""
+    if x.dtype == tl.float64 and DTYPE == tl.bfloat16:
+        nearest = x.to(tl.float32)
+        lost = x - nearest.to(tl.float64)
+        word = nearest.to(tl.int32, bitcast=True)
+        outward = (lost > 0) == (nearest > 0)
+        odd = tl.where((lost != 0) & (word % 2 == 0), tl.where(outward, word + 1, word - 1), word)
+        high = (odd + 0x7FFF + ((odd >> 16) & 1)) >> 16
+        return tl.where(x == x, high, 0x7FC0).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    else:
+        return x.to(DTYPE)
 
 
 @triton.jit
@@ -66,7 +84,7 @@ def _combine(table, weights, segments, TASKS: tl.constexpr, DTYPE: tl.constexpr,
     out = _tensor(entry, 0, start, DTYPE, ALIGNED) + offsets
     if ADD:
         total += tl.load(out, mask=here).to(tl.float64)
-    tl.store(out, total.to(DTYPE), mask=here)
+    tl.store(out, _rounded(total, DTYPE), mask=here)
 
 
 @triton.jit
@@ -127,3 +145,47 @@ def _adamw(table, weights, settings, segments, TASKS: tl.constexpr, DTYPE: tl.co
     scale = _quotient(_root(second), tl.load(settings + 5).to(WORK)) + tl.load(settings + 6).to(WORK)
     parameter = parameter * tl.load(settings).to(WORK) - tl.load(settings + 4).to(WORK) * _quotient(first, scale)
     tl.store(at, parameter.to(DTYPE), mask=here)
+
+
+def combine(grads: Sequence[Tensor | None], weights: Tensor, tasks: int) -> list[Tensor]:
+    """Σ w_i g_i of every parameter p with a gradient, for `grads[p * tasks + i]`; weights (tasks,) float64."""
+    parameters = [aligned(grads[p : p + tasks]) for p in range(0, len(grads), tasks)]
+    firsts = [next((g for g in gradients if g is not None), None) for gradients in parameters]
+    out = [None if first is None else torch.empty_like(first) for first in firsts]
+    _launch(_combine, [[d, *g] for d, g in zip(out, parameters, strict=True)], weights, ADD=False)
+    return [d for d in out if d is not None]
+
+
+def combine_into(
+    grads: Sequence[Tensor | None], weights: Tensor, tasks: int, out: Sequence[Tensor], accumulate: bool
+) -> None:
+    """`combine` into `out`, one tensor for every parameter with a gradient, in place of or on top of its values."""
+    rest = iter(out)
+    slots: list[Sequence[Tensor | None]] = []
+    targets: list[Tensor | None] = []
+    for p in range(0, len(grads), tasks):
+        gradients = grads[p : p + tasks]
+        target = next(rest) if any(g is not None for g in gradients) else None
+        slots.append(aligned([target, *gradients]))
+        targets.append(target)
+    _launch(_combine, slots, weights, ADD=accumulate)
+    for target, (written, *_) in zip(targets, slots, strict=True):
+        if target is not None and written is not None and written is not target:
+            target.copy_(written)
+
+
+def _launch(
+    kernel: Any, slots: Sequence[Sequence[Tensor | None]], weights: Tensor, *operands: Tensor, **constants: Any
+) -> None:
+    """Run `kernel` over `slots[p]`, the tensors of parameter p in the order of the kernel's slots."""
+    weights = weights.contiguous()
+    for part in segments(slots):
+        kernel[(part.blocks,)](
+            *(part.table(weights.device), weights, *operands, part.count),
+            TASKS=weights.numel(),
+            DTYPE=TRITON_DTYPES[part.dtype],
+            BLOCK=BLOCK,
+            ALIGNED=part.aligned,
+            num_warps=8,
+            **constants,
+        )

@@ -18,12 +18,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._pointers import BLOCK, segments
+from pcl_kernels._pointers import BLOCK, groups, segments
 
 # Sixteen programs for each of an H100's 132 multiprocessors. A constant, and not the device's own count, because the
 # bits of the result depend on it.
 PROGRAMS = 2112
 LARGEST = 64  # tasks a single launch takes; more are handled in pairs of groups
+
+TRITON_DTYPES = {
+    torch.float64: tl.float64,
+    torch.float32: tl.float32,
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+}
 
 
 @triton.jit
@@ -148,45 +155,45 @@ def launch_plan(tasks: int, dtype: torch.dtype) -> dict[str, int]:
     return {"GROUPS": groups, "TILES": tiles, "STEP": step, "num_warps": warps, "num_stages": 3}
 
 
-def gramian_triton(parameters: Sequence[Sequence[Tensor | None]], tasks: int, device: torch.device) -> Tensor:
-    """G = J Jᵀ [tasks, tasks], float64; `parameters[p][i]` is the contiguous gradient of task i (None: zero)."""
-    if tasks > LARGEST:
-        return _by_groups(parameters, tasks, device)
+def gramian(grads: Sequence[Tensor | None], tasks: int) -> Tensor:
+    """G = J Jᵀ [tasks, tasks] in float64 for `grads[parameter * tasks + task]`, at least one of them a tensor."""
+    device = next(g.device for g in grads if g is not None)
+    parameters = groups(grads, tasks)
+    return _up_to_largest(parameters, tasks, device) if tasks <= LARGEST else _in_parts(parameters, tasks, device)
+
+
+def _up_to_largest(parameters: list[list[Tensor | None]], tasks: int, device: torch.device) -> Tensor:
     gram = torch.empty(tasks, tasks, dtype=torch.float64, device=device)
-    groups = segments(parameters)
-    programs = sum(min(PROGRAMS, group.blocks) for group in groups)
+    tables = segments(parameters)
+    programs = sum(min(PROGRAMS, part.blocks) for part in tables)
     if programs == 0:
         return gram.zero_()
     partial = torch.empty(programs, tasks, tasks, dtype=torch.float64, device=device)
     done = 0
-    for group in groups:
-        share = min(PROGRAMS, group.blocks)
+    for part in tables:
+        share = min(PROGRAMS, part.blocks)
         _shares[(share,)](
-            *(group.table(device), partial[done:], group.count, group.blocks, tasks),
-            DTYPE=getattr(tl, str(group.dtype).removeprefix("torch.")),
+            *(part.table(device), partial[done:], part.count, part.blocks, tasks),
+            DTYPE=TRITON_DTYPES[part.dtype],
             BLOCK=BLOCK,
-            ALIGNED=16 // group.dtype.itemsize if group.aligned else 0,
-            **launch_plan(tasks, group.dtype),
+            ALIGNED=16 // part.dtype.itemsize if part.aligned else 0,
+            **launch_plan(tasks, part.dtype),
         )
         done += share
-    entries = 8
-    _total[(triton.cdiv(tasks * tasks, entries),)](
-        partial, gram, programs, TASKS=tasks, ENTRIES=entries, SHARES=512, num_warps=8
+    _total[(triton.cdiv(tasks * tasks, 8),)](
+        partial, gram, programs, TASKS=tasks, ENTRIES=8, SHARES=512, num_warps=8
     )
     return gram
 
 
-def _by_groups(parameters: Sequence[Sequence[Tensor | None]], tasks: int, device: torch.device) -> Tensor:
+def _in_parts(parameters: list[list[Tensor | None]], tasks: int, device: torch.device) -> Tensor:
     """More than LARGEST tasks: every pair of groups of LARGEST/2 together, so each byte is read tasks/32 times."""
     gram = torch.empty(tasks, tasks, dtype=torch.float64, device=device)
     half = LARGEST // 2
-    starts = range(0, tasks, half)
-    for a in starts:
-        for b in starts:
-            if b >= a:
-                continue
+    for a in range(half, tasks, half):
+        for b in range(0, a, half):
             rows = [*range(b, b + half), *range(a, min(a + half, tasks))]
-            part = gramian_triton([[tensors[i] for i in rows] for tensors in parameters], len(rows), device)
+            part = _up_to_largest([[tensors[i] for i in rows] for tensors in parameters], len(rows), device)
             gram[b : b + half, b : b + half] = part[:half, :half]
             gram[a : a + half, a : a + half] = part[half:, half:]
             gram[a : a + half, b : b + half] = part[half:, :half]
