@@ -1,4 +1,4 @@
-// The active set solvers of csrc/qp_core.hpp and csrc/qp_exact.cpp on one warp:
+// The active set solvers of csrc/qp_core.hpp and csrc/qp_exact.cpp on one warp,
 //
 //     min 1/2 xᵀAx - qᵀx over x >= 0,   A = C or C + qqᵀ,
 //
@@ -16,10 +16,13 @@ namespace pcl::warp {
 
 struct Problem {
     const double* C;  // [k, k], symmetric, diagonal in [1, 4)
-    const double* q;  // [k]
+    const double* q_;  // [k], null for ones
     int k;
-    bool rank1;  // A = C + qqᵀ instead of A = C
-    double eps;  // relative precision of the entries of C
+    bool rank1;        // A = C + qqᵀ instead of A = C
+    double eps;        // relative precision of the entries of C
+    double tolerance;  // of the objective, whose best single task is about 1
+
+    PCL_DEVICE double q(int i) const { return q_ ? q_[i] : 1.0; }
 };
 
 PCL_DEVICE double product(double a, double b, double) { return a * b; }
@@ -36,7 +39,7 @@ struct Solver {
     Real *const T, *const v, *const rho, *const step;  // [k, k], [k], [k], [k]
     int* const free;                                   // [k] 1 on S, 0 on N
     const double ridge;
-    double norm1 = 0, trace = 0;
+    double t = 0, norm1 = 0, trace = 0, largest_residual = 0;
     int sweeps = 0;
 
     PCL_DEVICE Solver(const Problem& problem, double ridge, Real* memory, int* free)
@@ -45,11 +48,11 @@ struct Solver {
         for (int at = lane(); at < in.k * in.k; at += LANES) {
             const int i = at / in.k, j = at % in.k;
             Real a = in.C[at];
-            if (in.rank1) a = a + product(in.q[i], in.q[j], Real());
+            if (in.rank1) a = a + product(in.q(i), in.q(j), Real());
             T[at] = i == j ? a + Real(ridge) : a;
         }
         for (int j = lane(); j < in.k; j += LANES) {
-            v[j] = -in.q[j];
+            v[j] = -in.q(j);
             free[j] = 0;
         }
         sync();
@@ -77,6 +80,20 @@ struct Solver {
         sync();
     }
 
+    // The variable of S that reaches zero first when r grows (k: none), and how far r may grow until then.
+    PCL_DEVICE int first_to_leave(int r, Real& way) const {
+        const Real* Tr = T + r * in.k;
+        int leaving = in.k;
+        way = INFINITY;
+        for (int j = lane(); j < in.k; j += LANES)
+            if (free[j] && Real(0.0) < Tr[j]) {
+                const Real reach = v[j] / Tr[j];
+                if (leaving == in.k || reach < way) way = reach, leaving = j;
+            }
+        argmin(way, leaving);
+        return leaving;
+    }
+
     // Pivot until `weight(v_i, T_ii)`, which says how much entering variable i matters, is zero on all of N; false
     // where the count of pivots says that rounding leads in circles.
     template <class Weight>
@@ -92,14 +109,8 @@ struct Solver {
             Real xr = 0.0;
             for (bool inside = false; !inside && sweeps < limit;) {
                 const Real* Tr = T + r * k;
-                Real theta = INFINITY;
-                int leaving = k;
-                for (int j = lane(); j < k; j += LANES)
-                    if (free[j] && Real(0.0) < Tr[j]) {
-                        const Real reach = v[j] / Tr[j];
-                        if (leaving == k || reach < theta) theta = reach, leaving = j;
-                    }
-                argmin(theta, leaving);
+                Real theta;
+                const int leaving = first_to_leave(r, theta);
                 Real d = Tr[r];
                 const Real vr = v[r];
                 sync();
@@ -130,23 +141,27 @@ struct Solver {
     // Returns rho·step, twice what the objective can still fall on S.
     PCL_DEVICE double residual() {
         const int k = in.k;
-        Real t = 0.0, nx = 0.0, tr = 0.0;
+        Real tv = 0.0, nx = 0.0, tr = 0.0;
         for (int j = lane(); j < k; j += LANES)
             if (free[j]) {
-                t = t + v[j] * Real(in.q[j]);
+                tv = tv + v[j] * Real(in.q(j));
                 nx = nx + v[j];
                 tr = tr - T[j * k + j];
             }
         norm1 = leading(sum(nx));
         trace = leading(sum(tr));
-        const Real rest = in.rank1 ? Real(1.0) - sum(t) : Real(1.0);
+        tv = in.rank1 ? sum(tv) : Real(0.0);
+        t = leading(tv);
+        double largest = 0;
         for (int j = lane(); j < k; j += LANES) {
-            Real r = Real(in.q[j]) * rest;
+            Real r = Real(in.q(j)) * (Real(1.0) - tv);
             for (int i = 0; i < k; ++i)
                 if (free[i]) r = r - v[i] * Real(in.C[i * k + j]);
             rho[j] = r;
+            if (free[j]) largest = fmax(largest, fabs(leading(r)));
         }
         sync();
+        largest_residual = max(largest);
         Real fall = 0.0;
         for (int j = lane(); j < k; j += LANES) {
             Real s = 0.0;
@@ -171,33 +186,63 @@ struct Solver {
     }
 };
 
-// Leaves x in v on S, the multipliers in v on N; false where the answer cannot be vouched for.
+// What qp_core.hpp explains under the same name.
+PCL_DEVICE bool gain_in_doubt(const Solver<double>& s, double scale) {
+    const Problem& in = s.in;
+    const double noise = DBL_EPSILON * scale;
+    if (!in.rank1 || in.eps > DBL_EPSILON || 1.0 - s.t <= DBL_EPSILON) return false;
+    for (int i = 0; i < in.k; ++i) {
+        if (s.free[i] || s.v[i] >= noise) continue;
+        double way;
+        s.first_to_leave(i, way);
+        const double loss = fmin(s.v[i], 0.0) - noise;
+        if (-loss * fmin(way, 1.0 / in.q(i)) > 5 * noise) return true;
+    }
+    return false;
+}
+
+// Variables that corrections pushed below zero leave S. True where one was below by more than rounding.
+PCL_DEVICE bool drop_negative(Solver<double>& s, double tol_w) {
+    bool again = false;
+    for (int i = 0; i < s.in.k; ++i) {
+        const double x = s.v[i];
+        if (!s.free[i] || x >= 0) continue;
+        again = again || x < -tol_w;
+        s.set(i, 0.0);
+        s.sweep(i);
+    }
+    return again;
+}
+
+// Leaves x in v on S, the multipliers in v on N. True where it is the minimiser; false where double precision cannot
+// vouch for it.
 PCL_DEVICE bool solve(Solver<double>& s) {
     const Problem& in = s.in;
-    const double tolerance = 0.5 * in.eps;
     double tol_w = 2 * in.eps;
-    for (int round = 0; round < 8; ++round) {
-        if (!s.pivot(6 * in.k + 20, [&](double w, double) { return w < -tol_w; })) return false;
-        bool small = false;
-        for (int n = 0; n < 6 && !small; ++n) {
+    const auto pivot = [&] { return s.pivot(6 * in.k + 20, [&](double w, double) { return w < -tol_w; }); };
+    bool stationary = pivot();
+    for (int round = 0; round < 12 && stationary; ++round) {
+        stationary = false;
+        double scale = 1;
+        for (int n = 0; n < 6 && !stationary; ++n) {
             const double fall = s.residual();
-            small = n > 0 && fabs(fall) <= tolerance;
-            if (!small) s.apply();
+            scale = fmax(1.0, s.norm1);
+            stationary = n > 0 && fabs(fall) <= in.tolerance && s.largest_residual <= 8 * in.eps * scale;
+            if (!stationary) s.apply();
         }
-        // what rounding in the residual itself could hide
-        const double size = fmax(1.0, s.norm1), unseen = DBL_EPSILON * size;
-        if (!small || !(in.k * unseen * unseen * s.trace <= tolerance)) return false;
-        tol_w = 2 * in.eps * size;
-        bool done = true;
-        for (int i = 0; i < in.k; ++i) {
-            const bool is_free = s.free[i];
-            const double x = is_free ? s.v[i] : -s.rho[i];
-            if (is_free && x >= 0) continue;
-            done = done && x >= -tol_w;
-            s.set(i, is_free ? 0.0 : x);
-            if (is_free) s.sweep(i);
-        }
-        if (done) return true;
+        // What rounding in the residual itself could hide, from the objective and from the multipliers.
+        const double unseen = DBL_EPSILON * scale;
+        if (!(in.k * unseen * unseen * s.trace <= in.tolerance && unseen <= 256 * in.eps)) return false;
+        tol_w = 2 * in.eps * scale;
+        if (drop_negative(s, tol_w)) continue;
+        bool optimal = true;
+        for (int i = 0; i < in.k; ++i)
+            if (!s.free[i]) {
+                s.set(i, -s.rho[i]);
+                optimal = optimal && !(s.v[i] < -tol_w);
+            }
+        if (optimal) return stationary && !gain_in_doubt(s, scale) && !(s.t - 1.0 > 8 * in.eps * scale);
+        stationary = pivot();
     }
     return false;
 }
@@ -205,16 +250,15 @@ PCL_DEVICE bool solve(Solver<double>& s) {
 // The same in double-double arithmetic; false where no minimiser was reached.
 PCL_DEVICE bool solve(Solver<DoubleDouble>& s) {
     const Problem& in = s.in;
-    const double tolerance = 1e-19;  // of the objective; the best single task is about 1
     // a multiplier below zero matters by what entering would gain, w²/2T_ii
     const auto matters = [&](DoubleDouble w, DoubleDouble d) {
-        return w.hi < 0 && w.hi * w.hi > tolerance * fmax(d.hi, s.ridge);
+        return w.hi < 0 && w.hi * w.hi > in.tolerance * fmax(d.hi, s.ridge);
     };
     for (int round = 0; round < 20; ++round) {
         if (!s.pivot(20 * in.k + 50, matters)) return false;
         bool again = true;
         for (int n = 0; n < 200 && again; ++n) {
-            again = s.residual() > tolerance;
+            again = s.residual() > in.tolerance;
             if (again) s.apply();
             for (int i = 0; i < in.k; ++i) {
                 if (!s.free[i] || !(s.v[i].hi < 0)) continue;
@@ -231,29 +275,6 @@ PCL_DEVICE bool solve(Solver<DoubleDouble>& s) {
         if (done) return true;
     }
     return false;
-}
-
-// The careful second attempt: x [k] from `memory` for a Solver<DoubleDouble>.
-PCL_DEVICE bool solve_exactly(const Problem& in, DoubleDouble* memory, int* free, double* x, int& pivots) {
-    Solver<DoubleDouble> s(in, DBL_EPSILON / 2, memory, free);
-    const bool solved = solve(s);
-    for (int j = lane(); j < in.k; j += LANES) x[j] = free[j] ? fmax(s.v[j].hi, 0.0) : 0.0;
-    sync();
-    pivots += s.sweeps;
-    return solved;
-}
-
-// x [k] from `memory` for a Solver<double>, or from `exact_memory` for a Solver<DoubleDouble>.
-PCL_DEVICE bool minimise(const Problem& in, double* memory, DoubleDouble* exact_memory, int* free, double* x,
-                         int& pivots) {
-    Solver<double> s(in, 4 * in.eps, memory, free);
-    const bool solved = solve(s);
-    for (int j = lane(); j < in.k; j += LANES) x[j] = free[j] ? s.v[j] : 0.0;
-    sync();
-    pivots = s.sweeps;
-    // More digits than the input has would be spent on its rounding.
-    if (solved || in.eps > DBL_EPSILON) return solved;
-    return solve_exactly(in, exact_memory, free, x, pivots);
 }
 
 }  // namespace pcl::warp

@@ -26,7 +26,7 @@ struct SimplexBatch {
 struct SimplexMemory {
     static constexpr int largest_fast = 64;  // tableaus up to this size are fast
 
-    static constexpr PCL_BOTH long fast(long k) { return (k <= largest_fast ? reals(k) : 0) + 3 * k; }
+    static constexpr PCL_BOTH long fast(long k) { return (k <= largest_fast ? reals(k) : 0) + 4 * k; }
     static constexpr PCL_BOTH long global(long k) { return k * k + 2 * reals(k); }
 };
 
@@ -101,8 +101,9 @@ PCL_DEVICE bool zero_gradients(const SimplexBatch& all, long b, const double* C,
     return true;
 }
 
-// Eq. 20-23 of EMGD with general σ: inside, both multipliers vanish; else the better single task.
-PCL_DEVICE void two(const double* C, const double* s, double* x) {
+// Eq. 20-23 of EMGD with general σ: inside, both multipliers vanish; else the better single task. False where
+// |cos| > 1 by more than rounding.
+PCL_DEVICE bool two(const double* C, const double* s, double* x, double eps) {
     const double x0 = difference_of_products(s[0], C[3], s[1], C[1]);
     const double x1 = difference_of_products(s[1], C[0], s[0], C[1]);
     const bool first = C[0] * s[1] * s[1] <= C[3] * s[0] * s[0];
@@ -112,6 +113,75 @@ PCL_DEVICE void two(const double* C, const double* s, double* x) {
         x[1] = inside ? x1 : double(!first);
     }
     sync();
+    return C[1] * C[1] <= C[0] * C[3] * (1 + 8 * eps);
+}
+
+// x from the solver in double precision; `memory` as for a Solver<double>.
+PCL_DEVICE bool solve_in_doubles(const Problem& in, double* memory, int* free, double* x, int& pivots) {
+    Solver<double> s(in, 4 * in.eps, memory, free);
+    const bool solved = solve(s);
+    for (int j = lane(); j < in.k; j += LANES) x[j] = free[j] ? s.v[j] : 0.0;
+    sync();
+    pivots += s.sweeps;
+    return solved;
+}
+
+// The same in double-double; `memory` as for a Solver<DoubleDouble>. What is below `least` of the largest element
+// counts as zero.
+PCL_DEVICE bool solve_in_double_doubles(const Problem& in, DoubleDouble* memory, int* free, double* x, double least,
+                                        int& pivots) {
+    Solver<DoubleDouble> s(in, 1e-20, memory, free);  // a ridge far below the rounding of C
+    const bool solved = solve(s);
+    double largest = 0;
+    for (int j = lane(); j < in.k; j += LANES) largest = fmax(largest, free[j] ? s.v[j].hi : 0.0);
+    largest = max(largest);
+    for (int j = lane(); j < in.k; j += LANES) {
+        const double value = free[j] ? fmax(s.v[j].hi, 0.0) : 0.0;
+        x[j] = value < least * largest ? 0.0 : value;
+    }
+    sync();
+    pivots += s.sweeps;
+    return solved;
+}
+
+// xᵀCx / (sᵀx)²
+PCL_DEVICE DoubleDouble objective(const double* C, const double* s, const double* x, int k) {
+    DoubleDouble f = 0.0, t = 0.0;
+    for (int j = lane(); j < k; j += LANES) {
+        DoubleDouble Cx = 0.0;
+        for (int i = 0; i < k; ++i) Cx = Cx + two_product(C[i * k + j], x[i]);
+        f = f + Cx * DoubleDouble(x[j]);
+        t = t + two_product(s[j], x[j]);
+    }
+    f = sum(f);
+    t = sum(t);
+    return f / (t * t);
+}
+
+// A second look, better than the x that comes in or equal to it; see csrc/qp_exact.cpp. False where the result is not
+// certified.
+PCL_DEVICE bool simplex_exactly(const double* C, const double* s, int k, DoubleDouble* memory, int* free, double* x,
+                                double* other, int& pivots) {
+    const double tolerance = 1e-19, zero = 1e-30;  // an objective that stands for 0
+    DoubleDouble best = objective(C, s, x, k);
+    bool solved = false;
+    // Where the gradients cancel, they do so whatever s is; with s of very different sizes only s = 1 can see it.
+    // What is left of the others by rounding would weigh in with its s, so it goes.
+    for (int look = 0; look < 2; ++look) {
+        const Problem in{C, look ? nullptr : s, k, true, DBL_EPSILON, look ? zero : tolerance};
+        const bool done = solve_in_double_doubles(in, memory, free, other, look ? 1e-12 : 0.0, pivots);
+        const DoubleDouble f = objective(C, s, other, k);
+        const bool better = f < best;  // false for NaN
+        if (better) {
+            best = f;
+            for (int j = lane(); j < k; j += LANES) x[j] = other[j];
+            sync();
+        }
+        if (!look) solved = done;
+        if (look && better && best.hi <= tolerance) solved = true;
+        if (!(tolerance < best.hi)) break;
+    }
+    return solved && best.hi >= -1e-15;  // below that, C is not positive semidefinite
 }
 
 // sᵀx, compensated: the last digit of Σ λσ = 1 is at stake. Every lane adds all of it, in the same order.
@@ -145,11 +215,12 @@ PCL_DEVICE void simplex_qp(const SimplexBatch& all, long b, double* fast, double
     const double* sigma = all.sigma ? all.sigma + b * all.sigma_stride : nullptr;
     double* const s = fast;
     double* const x = s + k;
-    int* const e = reinterpret_cast<int*>(x + k);
+    double* const other = x + k;
+    int* const e = reinterpret_cast<int*>(other + k);
     int* const free = e + k;
     double* const C = global;
     DoubleDouble* const exact_memory = reinterpret_cast<DoubleDouble*>(C + k * k);
-    double* const memory = k <= SimplexMemory::largest_fast ? x + 2 * k : C + k * k;
+    double* const memory = k <= SimplexMemory::largest_fast ? other + 2 * k : C + k * k;
 
     double bad = 0;
     for (int i = lane(); i < k; i += LANES) bad += sigma && !(sigma[i] >= DBL_MIN && sigma[i] < INFINITY);
@@ -166,16 +237,19 @@ PCL_DEVICE void simplex_qp(const SimplexBatch& all, long b, double* fast, double
     for (int i = lane(); i < k; i += LANES) s[i] = (sigma ? sigma[i] : 1.0) * pow2(e[i] - E);
     sync();
 
+    const double eps = all.is_float ? double(FLT_EPSILON) : DBL_EPSILON;
     bool solved = true;
     int pivots = 0;
     if (k == 1) {
         if (lane() == 0) x[0] = 1.0;
         sync();
     } else if (k == 2) {
-        two(C, s, x);
+        solved = two(C, s, x, eps);
     } else {
-        const Problem in{C, s, k, true, all.is_float ? double(FLT_EPSILON) : DBL_EPSILON};
-        solved = minimise(in, memory, exact_memory, free, x, pivots);
+        const Problem in{C, s, k, true, eps, 0.5 * eps};
+        solved = solve_in_doubles(in, memory, free, x, pivots);
+        // A float32 Gramian has not the digits that a second look would bring out.
+        if (!solved && !all.is_float) solved = simplex_exactly(C, s, k, exact_memory, free, x, other, pivots);
     }
 
     const double t = total(s, x, k);

@@ -45,6 +45,14 @@ PCL_DEVICE T sum(T a) {
     return a;
 }
 
+PCL_DEVICE double max(double a) {
+    for (int offset = LANES / 2; offset; offset /= 2) {
+        const double other = from(a, offset);
+        a = a < other ? other : a;
+    }
+    return a;
+}
+
 // The smallest value over the lanes and the lowest index that has it, the same in every lane.
 template <class T>
 PCL_DEVICE void argmin(T& value, int& index) {
