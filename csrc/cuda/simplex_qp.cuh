@@ -120,7 +120,7 @@ PCL_DEVICE bool two(const double* C, const double* s, double* x, double eps) {
 PCL_DEVICE bool solve_in_doubles(const Problem& in, double* memory, int* free, double* x, int& pivots) {
     Solver<double> s(in, 4 * in.eps, memory, free);
     const bool solved = solve(s);
-    for (int j = lane(); j < in.k; j += LANES) x[j] = free[j] ? s.v[j] : 0.0;
+    for (int j = lane(); j < in.k; j += LANES) x[j] = free[j] ? fmax(s.v[j], 0.0) : 0.0;
     sync();
     pivots += s.sweeps;
     return solved;
