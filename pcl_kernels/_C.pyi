@@ -35,3 +35,22 @@ def combine(
     threads: int,
     /,
 ) -> None: ...
+
+# only where the CUDA sources were built (BUILD["cuda"])
+def cuda_simplex_qp_workspace(batch: int, k: int, /) -> int: ...
+def cuda_simplex_qp(
+    gram: int,
+    is_float: bool,
+    sigma: int,
+    sigma_stride: int,
+    out: int,
+    gap: int,
+    active: int,
+    pivots: int,
+    status: int,
+    batch: int,
+    k: int,
+    workspace: int,
+    stream: int,
+    /,
+) -> None: ...

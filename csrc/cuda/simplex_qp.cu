@@ -19,8 +19,8 @@ long warps(long batch, int k) {
     return (n + w - 1) / w * w;
 }
 
-// Four blocks a multiprocessor: told less, ptxas spills registers to fit more.
-__global__ void __launch_bounds__(128, 4) simplex_qp_kernel(SimplexBatch all, double* workspace) {
+// Three blocks a multiprocessor: told nothing, ptxas spills registers to fit more.
+__global__ void __launch_bounds__(128, 3) simplex_qp_kernel(SimplexBatch all, double* workspace) {
     extern __shared__ double fast[];
     const int w = threadIdx.x / LANES, per_block = blockDim.x / LANES;
     const long warp = long(blockIdx.x) * per_block + w, warps = long(gridDim.x) * per_block;

@@ -1,6 +1,7 @@
 // min λᵀGλ subject to Σ λ_iσ_i = 1, λ >= 0, one problem on one warp; see csrc/simplex_qp.cpp for the reduction.
 //
-// Nothing is raised: a problem with bad input gets a row of NaN and a status, and the host never waits.
+// Nothing is raised, because the host never waits: a problem with bad input of any kind gets a row of NaN and the
+// status not_finite.
 #pragma once
 
 #include <cstring>
@@ -56,14 +57,14 @@ PCL_DEVICE void answer(const SimplexBatch& all, long b, SimplexStatus status, do
     if (lane() == 0) info.gap[b] = gap, info.pivots[b] = pivots, info.status[b] = int(status);
 }
 
-PCL_DEVICE void refuse(const SimplexBatch& all, long b, SimplexStatus status) {
+PCL_DEVICE void refuse(const SimplexBatch& all, long b) {
     for (int i = lane(); i < all.k; i += LANES) all.lambda[b * all.k + i] = NAN;
-    answer(all, b, status, NAN, 0);
+    answer(all, b, SimplexStatus::not_finite, NAN, 0);
 }
 
 // C = DGD with D the powers of two that bring the diagonal into [1, 4); zero rows stay zero. Only the symmetric part
-// of G counts. e[i] is the exponent of D_ii.
-PCL_DEVICE SimplexStatus scale_gramian(const SimplexBatch& all, long b, double* C, int* e) {
+// of G counts. e[i] is the exponent of D_ii. False where an entry is not finite or a diagonal entry is negative.
+PCL_DEVICE bool scale_gramian(const SimplexBatch& all, long b, double* C, int* e) {
     const int k = all.k;
     const long G = b * k * k;
     for (int i = lane(); i < k; i += LANES) {
@@ -71,20 +72,16 @@ PCL_DEVICE SimplexStatus scale_gramian(const SimplexBatch& all, long b, double* 
         e[i] = g > 0 && g < INFINITY ? -(ilogb(g) >> 1) : 0;
     }
     sync();
-    double poison = 0, negative = 0;
+    double bad = 0;
     for (int at = lane(); at < k * k; at += LANES) {
         const int i = at / k, j = at % k, low = i < j ? i : j, high = i < j ? j : i;
         const double dl = pow2(e[low]), dh = pow2(e[high]);
         const double c = 0.5 * (entry(all, G + high * k + low) * dh * dl + entry(all, G + low * k + high) * dh * dl);
         C[at] = c;
-        poison += c - c;
-        negative += i == j && c < 0;
+        bad += (c - c != 0) + (i == j && c < 0);
     }
     sync();
-    poison = sum(poison);
-    negative = sum(negative);
-    if (poison != 0) return SimplexStatus::not_finite;
-    return negative != 0 ? SimplexStatus::negative_diagonal : SimplexStatus::solved;
+    return sum(bad) == 0;
 }
 
 // Zero gradients reach the objective zero: they share the weight.
@@ -224,9 +221,7 @@ PCL_DEVICE void simplex_qp(const SimplexBatch& all, long b, double* fast, double
 
     double bad = 0;
     for (int i = lane(); i < k; i += LANES) bad += sigma && !(sigma[i] >= DBL_MIN && sigma[i] < INFINITY);
-    if (sum(bad) != 0) return refuse(all, b, SimplexStatus::bad_sigma);
-    const SimplexStatus scaled = scale_gramian(all, b, C, e);
-    if (scaled != SimplexStatus::solved) return refuse(all, b, scaled);
+    if (sum(bad) != 0 || !scale_gramian(all, b, C, e)) return refuse(all, b);
     if (zero_gradients(all, b, C, sigma)) return;
 
     int E = -5000;

@@ -88,6 +88,7 @@ _op = define(
     "simplex_qp(Tensor gram, Tensor? sigma) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     cpu=_cpu,
     fake=_fake,
+    cuda="pcl_kernels.simplex_qp.cuda:simplex_qp",
 )
 
 
