@@ -65,7 +65,6 @@ struct Solver {
         const bool joins = !free[p];
         Real* const Tp = T + p * k;
         const Real inv = Real(1.0) / Tp[p];
-        sync();
         for (int j = lane(); j < k; j += LANES) {
             const Real factor = (j == p ? Real(joins ? -1.0 : 1.0) : Tp[j]) * inv;
             for (int i = 0; i < k; ++i)

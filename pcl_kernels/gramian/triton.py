@@ -156,8 +156,8 @@ def launch_plan(tasks: int, dtype: torch.dtype) -> dict[str, int]:
 
 
 def gramian(grads: Sequence[Tensor | None], tasks: int) -> Tensor:
-    """G = J Jᵀ [tasks, tasks] in float64 for `grads[parameter * tasks + task]`, at least one of them a tensor."""
-    device = next(g.device for g in grads if g is not None)
+    """G = J Jᵀ [tasks, tasks] in float64 for `grads[parameter * tasks + task]`; on the CPU if there is no tensor."""
+    device = next((g.device for g in grads if g is not None), torch.device("cpu"))
     parameters = groups(grads, tasks)
     return _up_to_largest(parameters, tasks, device) if tasks <= LARGEST else _in_parts(parameters, tasks, device)
 
