@@ -207,9 +207,11 @@ def cpp_units(tmp: Path, facts: dict[str, str]) -> list[tuple[Path, Path, list[s
         for src in sources:
             per_isa = "namespace pcl::PCL_ISA" in src.read_text()
             if per_isa or isa == "baseline":
-                extra = [*isa_flags, f"-DPCL_ISA={isa}"] if per_isa else []
+                # a*b + c may become one instruction in kernels, never where the code counts roundings itself
+                contract = f"-ffp-contract={'fast' if per_isa else 'off'}"
+                extra = [contract] + ([*isa_flags, f"-DPCL_ISA={isa}"] if per_isa else [])
                 if src.name == "bindings.cpp":
-                    extra = [f"-D{name}={json.dumps(value)}" for name, value in facts.items()]
+                    extra += [f"-D{name}={json.dumps(value)}" for name, value in facts.items()]
                 units.append((src, tmp / f"{src.stem}.{isa}.o", extra))
     return units
 

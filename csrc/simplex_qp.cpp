@@ -1,10 +1,136 @@
+// min λᵀGλ subject to Σ λ_iσ_i = 1, λ >= 0, for a batch of Gramians.
+//
+// With D the scaling of G and λ proportional to Dx, the equality goes into the objective: every minimiser of
+// 1/2 xᵀ(DGD + ssᵀ)x - sᵀx over x >= 0, s = Dσ, is after division by sᵀx a minimiser here, and the reverse.
 #include "isa.hpp"
+#include "qp_solve.hpp"
+#include "simplex_qp.hpp"
 
 namespace pcl::PCL_ISA {
+namespace {
 
-void simplex_qp(const double* gram, const double* sigma, double* out, long batch, int k) {
-    for (long b = 0; b < batch; ++b)
-        for (int i = 0; i < k; ++i) out[b * k + i] = gram[b * k * k] * 0 + 1.0 / (k * (sigma ? sigma[b * k + i] : 1.0));
+// ad - bc with one rounding (Kahan), so that two nearly parallel gradients lose nothing.
+inline double difference_of_products(double a, double d, double b, double c) {
+    const double bc = b * c;
+    return std::fma(a, d, -bc) - std::fma(b, c, -bc);
+}
+
+struct Problem {
+    Workspace work;
+    std::unique_ptr<int[]> heap_e;
+    std::unique_ptr<double[]> heap_d;
+    int stack_e[64], *e;
+    double stack_d[64], *d;
+
+    explicit Problem(int k)
+        : work(k), heap_e(k > 64 ? new int[k] : nullptr), heap_d(k > 64 ? new double[k] : nullptr),
+          e(heap_e ? heap_e.get() : stack_e), d(heap_d ? heap_d.get() : stack_d) {}
+
+    template <class T>
+    SimplexStatus solve(const T* G, const double* sigma, double* out, const SimplexInfo& info, long b) {
+        const int k = work.k;
+        const Arrays& a = work.arrays;
+        double *C = reinterpret_cast<double*>(a.C), *s = reinterpret_cast<double*>(a.q);
+        double* x = reinterpret_cast<double*>(a.step);
+        const long ld = long(work.nv) * W;
+
+        for (int i = 0; i < k; ++i) {
+            const double si = sigma ? sigma[i] : 1.0;
+            if (!(si >= std::numeric_limits<double>::min() && si < inf)) return SimplexStatus::bad_sigma;
+        }
+        if (!scale_gramian(G, k, a, work.nv, e, d)) return SimplexStatus::not_finite;
+        int zeros = 0;
+        for (int i = 0; i < k; ++i) {
+            if (C[i * ld + i] < 0) return SimplexStatus::negative_diagonal;
+            zeros += C[i * ld + i] == 0;
+        }
+        if (zeros) {
+            for (int i = 0; i < k; ++i) out[i] = C[i * ld + i] == 0 ? 1.0 / (zeros * (sigma ? sigma[i] : 1.0)) : 0.0;
+            info.write(b, k, out, 0.0, 0, SimplexStatus::solved);
+            return SimplexStatus::solved;
+        }
+
+        int E = e[0] + (sigma ? exponent(sigma[0]) : 0);
+        for (int i = 1; i < k; ++i) {
+            const int ei = e[i] + (sigma ? exponent(sigma[i]) : 0);
+            E = ei > E ? ei : E;
+        }
+        for (int i = 0; i < k; ++i) s[i] = (sigma ? sigma[i] : 1.0) * pow2(e[i] - E);
+        for (long i = k; i < ld; ++i) s[i] = 0.0;
+
+        Outcome done{true, 0};
+        if (k == 1) x[0] = 1.0;
+        else if (k == 2) two(C, ld, s, x);
+        else done = minimise(a, k, work.nv, {true, precision<T>()});
+
+        double t = 0, low = 0;  // sᵀx, compensated: the last digit of Σ λσ = 1 is at stake
+        for (int i = 0; i < k; ++i) {
+            const double p = x[i] * s[i], sum = t + p, part = sum - t;
+            low += (t - (sum - part)) + (p - part) + std::fma(x[i], s[i], -p);
+            t = sum;
+        }
+        t += low;
+        for (int i = 0; i < k; ++i) out[i] = x[i] / t * pow2(e[i] - E);
+        const auto status = done.solved ? SimplexStatus::solved : SimplexStatus::inexact;
+        if (info.gap) info.write(b, k, out, gap(C, ld, s, x, t) * pow2(-E) * pow2(-E), done.pivots, status);
+        return status;
+    }
+
+  private:
+    template <class T>
+    static double precision() {
+        return std::numeric_limits<T>::epsilon();
+    }
+
+    // Eq. 20-23 of EMGD with general σ: inside, both multipliers vanish; else the better single task.
+    static void two(const double* C, long ld, const double* s, double* x) {
+        const double x0 = difference_of_products(s[0], C[ld + 1], s[1], C[1]);
+        const double x1 = difference_of_products(s[1], C[0], s[0], C[1]);
+        const bool first = C[0] * s[1] * s[1] <= C[ld + 1] * s[0] * s[0];
+        const bool inside = x0 > 0 && x1 > 0;
+        x[0] = inside ? x0 : first;
+        x[1] = inside ? x1 : !first;
+    }
+
+    // 2(λᵀGλ - min_i (Gλ)_i/σ_i) of the scaled problem.
+    double gap(const double* C, long ld, const double* s, const double* x, double t) const {
+        double f = 0, least = inf;
+        for (int i = 0; i < work.k; ++i) {
+            double Cx = 0;
+            for (int j = 0; j < work.k; ++j) Cx += C[i * ld + j] * x[j];
+            f += x[i] * Cx;
+            least = std::fmin(least, Cx / s[i]);
+        }
+        return std::fmax(0.0, 2 * (f / t - least) / t);
+    }
+};
+
+template <class T>
+long run(const T* gram, const double* sigma, long sigma_stride, double* out, const SimplexInfo& info, long batch, int k,
+         int threads) {
+    long failed = -1;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        Problem problem(k);
+#pragma omp for schedule(dynamic, 16)
+        for (long b = 0; b < batch; ++b) {
+            const SimplexStatus status =
+                problem.solve(gram + b * k * k, sigma ? sigma + b * sigma_stride : nullptr, out + b * k, info, b);
+            if (status > SimplexStatus::inexact) {
+#pragma omp critical
+                if (failed < 0 || b < failed / 8) failed = b * 8 + long(status);
+            }
+        }
+    }
+    return failed;
+}
+
+}  // namespace
+
+long simplex_qp(const void* gram, bool is_float, const double* sigma, long sigma_stride, double* out,
+                const SimplexInfo& info, long batch, int k, int threads) {
+    if (is_float) return run(static_cast<const float*>(gram), sigma, sigma_stride, out, info, batch, k, threads);
+    return run(static_cast<const double*>(gram), sigma, sigma_stride, out, info, batch, k, threads);
 }
 
 }  // namespace pcl::PCL_ISA
@@ -12,17 +138,28 @@ void simplex_qp(const double* gram, const double* sigma, double* out, long batch
 #ifdef PCL_BASELINE
 #include <pybind11/pybind11.h>
 
-#include <cstdint>
-
-PCL_EVERY_ISA(void simplex_qp(const double* gram, const double* sigma, double* out, long batch, int k);)
+PCL_EVERY_ISA(long simplex_qp(const void* gram, bool is_float, const double* sigma, long sigma_stride, double* out,
+                              const SimplexInfo& info, long batch, int k, int threads);)
 
 namespace pcl {
 
 void register_simplex_qp(pybind11::module_& m) {
-    m.def("simplex_qp", [](std::uintptr_t gram, std::uintptr_t sigma, std::uintptr_t out, long batch, int k) {
-        PCL_BEST(simplex_qp)(reinterpret_cast<const double*>(gram), reinterpret_cast<const double*>(sigma),
-                             reinterpret_cast<double*>(out), batch, k);
-    });
+    using Address = std::uintptr_t;
+    m.def(
+        "simplex_qp",
+        [](Address gram, bool is_float, Address sigma, long sigma_stride, Address out, Address gap, Address active,
+           Address pivots, Address status, long batch, int k, int threads) {
+            const SimplexInfo info{reinterpret_cast<double*>(gap), reinterpret_cast<bool*>(active),
+                                   reinterpret_cast<std::int32_t*>(pivots), reinterpret_cast<std::int32_t*>(status)};
+            auto call = [&] {
+                return PCL_BEST(simplex_qp)(reinterpret_cast<const void*>(gram), is_float,
+                                            reinterpret_cast<const double*>(sigma), sigma_stride,
+                                            reinterpret_cast<double*>(out), info, batch, k, threads);
+            };
+            if (batch * k * k < 4096) return call();  // a few microseconds: letting others in costs more
+            pybind11::gil_scoped_release release;
+            return call();
+        });
 }
 
 }  // namespace pcl

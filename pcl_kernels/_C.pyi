@@ -6,7 +6,6 @@ def isa() -> str: ...
 def isas() -> list[str]: ...
 def use_isa(name: str) -> None: ...
 def cuda_device_count() -> int: ...
-def simplex_qp(gram: int, sigma: int, out: int, batch: int, k: int, /) -> None: ...
 def gramian(
     tasks: int, address: list[int], size: list[int], dtype: list[int], gram: int, threads: int, /
 ) -> None: ...
@@ -21,3 +20,18 @@ def combine(
     threads: int,
     /,
 ) -> None: ...
+def simplex_qp(
+    gram: int,
+    is_float: bool,
+    sigma: int,
+    sigma_stride: int,
+    out: int,
+    gap: int,
+    active: int,
+    pivots: int,
+    status: int,
+    batch: int,
+    k: int,
+    threads: int,
+    /,
+) -> int: ...

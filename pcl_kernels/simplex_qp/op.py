@@ -1,4 +1,9 @@
+"""`simplex_qp`: checks, dispatch, fake, autograd. The solver is csrc/simplex_qp.cpp."""
+
 from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -6,26 +11,282 @@ from torch import Tensor
 from pcl_kernels import _C
 from pcl_kernels._registry import define, plain
 
+_f64, _f32 = torch.float64, torch.float32
+_empty, _solve, _get_num_threads = torch.empty, _C.simplex_qp, torch.get_num_threads
 
-def _cpu(gram: Tensor, sigma: Tensor | None) -> Tensor:
-    gram = gram.to(torch.float64).contiguous()
+
+class Status(IntEnum):
+    """How a problem ended."""
+
+    SOLVED = 0
+    """A minimiser to the precision of the Gramian."""
+    INEXACT = 1
+    """Feasible, but not certified: the Gramian is not positive semidefinite to within its own rounding, as
+    happens when it was accumulated in low precision. Compute it in float64 (`gramian` does)."""
+    NOT_FINITE = 2
+    """NaN or Inf in the input; the weights are NaN. Only on CUDA, where raising would wait for the device."""
+
+
+class QPInfo(NamedTuple):
+    """Evidence that comes with `return_info=True`; one entry per problem."""
+
+    gap: Tensor
+    """Duality gap: λᵀGλ is at most this far above the minimum. 2(λᵀGλ - min_i (Gλ)_i/σ_i). float64, (B,)"""
+    active: Tensor
+    """Tasks with λ_i > 0. bool, (B, k)"""
+    iterations: Tensor
+    """Pivots of the active set method. int32, (B,)"""
+    status: Tensor
+    """A `Status`. int32, (B,)"""
+
+
+def _cpu(gram: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The registered op: contiguous float32/float64 gram (..., k, k) and float64 sigma (k,) or (..., k)."""
     k = gram.shape[-1]
-    out = torch.empty(gram.shape[:-1], dtype=torch.float64)
-    _C.simplex_qp(
-        gram.data_ptr(), 0 if sigma is None else sigma.data_ptr(), out.data_ptr(), out.numel() // max(k, 1), k
+    batch = gram.shape[:-2]
+    gram = gram.contiguous()
+    out = _empty(gram.shape[:-1], dtype=_f64)
+    gap = _empty(batch, dtype=_f64)
+    active = _empty(gram.shape[:-1], dtype=torch.bool)
+    pivots = _empty(batch, dtype=torch.int32)
+    status = _empty(batch, dtype=torch.int32)
+    sigma_at, sigma_stride = 0, 0
+    if sigma is not None:
+        sigma = sigma.contiguous()
+        sigma_at, sigma_stride = sigma.data_ptr(), k if sigma.dim() == gram.dim() - 1 and batch else 0
+    failed = _solve(
+        gram.data_ptr(),
+        gram.dtype is _f32,
+        sigma_at,
+        sigma_stride,
+        out.data_ptr(),
+        gap.data_ptr(),
+        active.data_ptr(),
+        pivots.data_ptr(),
+        status.data_ptr(),
+        gap.numel(),
+        k,
+        _threads(gap.numel(), k),
     )
+    if failed >= 0:
+        _refuse(failed, gram, sigma)
+    return out, gap, active, pivots, status
+
+
+def _fake(gram: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch, rows = gram.shape[:-2], gram.shape[:-1]
+    return (
+        gram.new_empty(rows, dtype=_f64),
+        gram.new_empty(batch, dtype=_f64),
+        gram.new_empty(rows, dtype=torch.bool),
+        gram.new_empty(batch, dtype=torch.int32),
+        gram.new_empty(batch, dtype=torch.int32),
+    )
+
+
+_op = define(
+    "simplex_qp(Tensor gram, Tensor? sigma) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    cpu=_cpu,
+    fake=_fake,
+)
+
+
+def _threads(batch: int, k: int) -> int:
+    """One thread until the problems are worth waking another for (about 50 µs of work)."""
+    return _get_num_threads() if batch > 16 and batch * (k + 4) ** 2 > 20_000 else 1
+
+
+def _refuse(failed: int, gram: Tensor, sigma: Tensor | None) -> None:
+    """Raise for problem `failed // 8` of a batch; `failed % 8` is a SimplexStatus of csrc/simplex_qp.hpp."""
+    problem, reason = divmod(failed, 8)
+    where = f"[{problem}]" if gram.dim() == 3 else ""
+    if reason == 2:
+        raise ValueError(
+            f"gram{where}: expected finite numbers, got NaN or Inf. A gradient overflowed or is undefined; "
+            "look for the loss that is not finite, or skip this step"
+        )
+    if reason == 3:
+        lowest = gram.diagonal(dim1=-2, dim2=-1).min().item()
+        raise ValueError(
+            f"gram{where}: expected a Gramian, whose diagonal holds squared norms, got {lowest:g} there. "
+            "Pass J @ J.T, not J or another matrix"
+        )
+    assert sigma is not None
+    raise ValueError(
+        f"sigma: expected positive finite normal numbers, got values between {sigma.min().item():g} and "
+        f"{sigma.max().item():g}. Keep a small floor under it, such as 1e-12"
+    )
+
+
+def _check(gram: Tensor, sigma: Tensor | None, lower: Tensor | None) -> None:
+    if not isinstance(gram, Tensor):
+        raise TypeError(
+            f"gram: expected a Tensor, got {type(gram).__name__}. Convert it with torch.as_tensor"
+        )
+    shape = tuple(gram.shape)
+    if gram.dim() not in (2, 3) or shape[-1] != shape[-2] or shape[-1] == 0:
+        raise ValueError(f"gram: expected shape (k, k) or (B, k, k) with k >= 1, got {shape}. Pass J @ J.T")
+    if gram.dtype not in (_f32, _f64):
+        raise TypeError(f"gram: expected float32 or float64, got {gram.dtype}. Convert it with gram.double()")
+    for name, value in (("sigma", sigma), ("lower", lower)):
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: expected a Tensor or None, got {type(value).__name__}")
+        if tuple(value.shape) not in (shape[-1:], shape[:-1]):
+            raise ValueError(
+                f"{name}: expected shape {shape[-1:]}"
+                + (f" or {shape[:-1]}" if len(shape) == 3 else "")
+                + f" to go with gram {shape}, got {tuple(value.shape)}"
+            )
+        if not value.dtype.is_floating_point:
+            raise TypeError(
+                f"{name}: expected a floating dtype, got {value.dtype}. Convert it with .double()"
+            )
+        if value.device != gram.device:
+            raise ValueError(
+                f"{name}: expected device {gram.device} as gram, got {value.device}. Move it with .to(gram.device)"
+            )
+
+
+class _Differentiable(torch.autograd.Function):
+    """Implicit function theorem on the active set, where λ solves Gλ = fσ, σᵀλ = 1 with f = λᵀGλ.
+
+    With [u; ν] the solution of [[G, σ], [σᵀ, 0]] [u; ν] = [dL/dλ; 0] there:
+    dL/dG = -(uλᵀ + λuᵀ)/2 and dL/dσ = f·u - ν·λ.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gram: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        out, gap, active, pivots, status = _op(gram, sigma)
+        ctx.save_for_backward(gram, sigma, out, active)
+        ctx.mark_non_differentiable(gap, active, pivots, status)
+        return out, gap, active, pivots, status
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        gram, sigma, lam, active = ctx.saved_tensors
+        g = gram.double()
+        mask = active.double()
+        scale = g.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(_f64).tiny).rsqrt()
+        scale = torch.where(active, scale, torch.ones_like(scale))
+        pair = mask.unsqueeze(-1) * mask.unsqueeze(-2)
+        inner = g * pair * scale.unsqueeze(-1) * scale.unsqueeze(-2) + torch.diag_embed(1 - mask)
+        s = sigma * scale * mask
+        size = s.norm(dim=-1, keepdim=True)
+        edge = (s / size).expand(inner.shape[:-1])
+        system = torch.cat(
+            [
+                torch.cat([inner, edge.unsqueeze(-1)], -1),
+                torch.cat([edge, torch.zeros_like(edge[..., :1])], -1).unsqueeze(-2),
+            ],
+            -2,
+        )
+        # the pseudoinverse, for dependent gradients: there λ is one of many, and this is the least change
+        right = torch.cat([grad * scale * mask, torch.zeros_like(edge[..., :1])], -1)
+        solution = (torch.linalg.pinv(system, hermitian=True) @ right.unsqueeze(-1)).squeeze(-1)
+        u = solution[..., :-1] * scale * mask
+        nu = solution[..., -1:] / size
+        outer = u.unsqueeze(-1) * lam.unsqueeze(-2)
+        d_gram = -0.5 * (outer + outer.transpose(-1, -2))
+        objective = (lam * (g @ lam.unsqueeze(-1)).squeeze(-1)).sum(-1, keepdim=True)
+        d_sigma = objective * u - nu * lam
+        if sigma.dim() < lam.dim():
+            d_sigma = d_sigma.sum(0)
+        return d_gram.to(gram.dtype), d_sigma
+
+
+@overload
+def simplex_qp(
+    gram: Tensor, sigma: Tensor | None = ..., *, lower: Tensor | None = ..., return_info: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def simplex_qp(
+    gram: Tensor, sigma: Tensor | None = ..., *, lower: Tensor | None = ..., return_info: Literal[True]
+) -> tuple[Tensor, QPInfo]: ...
+def simplex_qp(
+    gram: Tensor, sigma: Tensor | None = None, *, lower: Tensor | None = None, return_info: bool = False
+) -> Tensor | tuple[Tensor, QPInfo]:
+    """The weights λ that minimise ‖Σ λ_i g_i‖² = λᵀGλ subject to Σ λ_iσ_i = 1 and λ >= 0 (or λ >= lower).
+
+    With σ = 1 this is MGDA; with the σ of EMGD (Lyu et al., arXiv 2401.01054, Eq. 14-17) every task improves at
+    least as σ_i·‖d‖² says, g_iᵀd >= σ_i‖d‖² for d = Σ λ_i g_i (Lemma 1).
+
+    Args:
+        gram: (k, k) or (B, k, k), float32 or float64, symmetric (only the symmetric part counts) and positive
+            semidefinite. Solved in float64 whatever its dtype; any scale, norms from 1e-150 to 1e150.
+        sigma: (k,) or (B, k), positive; None means 1 for every task.
+        lower: (k,) or (B, k), lower bounds with Σ lower_i·σ_i < 1; None means 0.
+        return_info: also return a `QPInfo` with duality gap, active set, iterations and status.
+
+    Returns:
+        λ, float64, (k,) or (B, k) on the device of `gram`. A minimiser also for dependent, equal, opposite and zero
+        gradients, the same one every time: among equal gradients the first carries the weight, zero gradients share
+        it. Differentiable in `gram`, `sigma` and `lower`.
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape or device; on CPU also for NaN, Inf, a negative diagonal, a sigma
+            that is not positive, and bounds that leave nothing to choose. On CUDA such problems get NaN weights
+            and `Status.NOT_FINITE`, because raising would wait for the device.
+    """
+    if lower is None and not return_info and plain(gram) and (sigma is None or plain(sigma)):
+        direct = _direct(gram, sigma)
+        if direct is not None:
+            return direct
+    _check(gram, sigma, lower)
+    if sigma is None:
+        sigma = gram.new_ones(gram.shape[-1], dtype=_f64)
+    sigma = sigma.to(_f64)
+    if lower is not None:
+        return _bounded(gram, sigma, lower.to(_f64), return_info)
+    out, *info = _Differentiable.apply(gram, sigma)
+    return (out, QPInfo(*info)) if return_info else out
+
+
+def _direct(gram: Tensor, sigma: Tensor | None) -> Tensor | None:
+    """The common case without torch's dispatcher, which would take longer than the solver; None: not that case."""
+    shape = gram.shape
+    dtype = gram.dtype
+    if len(shape) == 2:
+        batch, (rows, k) = 1, shape
+        threads = 1
+    elif len(shape) == 3:
+        batch, rows, k = shape
+        threads = _threads(batch, k)
+    else:
+        return None
+    if rows != k or k == 0 or not gram.is_contiguous() or (dtype is not _f64 and dtype is not _f32):
+        return None
+    sigma_at = stride = 0
+    if sigma is not None:
+        if sigma.dtype is not _f64 or not sigma.is_contiguous():
+            return None
+        if sigma.shape == shape[:-1]:
+            stride = k
+        elif sigma.shape != shape[-1:]:
+            return None
+        sigma_at = sigma.data_ptr()
+    out = _empty(k, dtype=_f64) if len(shape) == 2 else _empty((batch, k), dtype=_f64)
+    failed = _solve(
+        gram.data_ptr(), dtype is _f32, sigma_at, stride, out.data_ptr(), 0, 0, 0, 0, batch, k, threads
+    )
+    if failed >= 0:
+        _refuse(failed, gram, sigma)
     return out
 
 
-def _fake(gram: Tensor, sigma: Tensor | None) -> Tensor:
-    return gram.new_empty(gram.shape[:-1], dtype=torch.float64)
-
-
-_op = define("simplex_qp(Tensor gram, Tensor? sigma) -> Tensor", cpu=_cpu, fake=_fake)
-
-
-def simplex_qp(gram: Tensor, sigma: Tensor | None = None) -> Tensor:
-    if plain(gram):
-        return _cpu(gram, sigma)
-    out: Tensor = _op(gram, sigma)
-    return out
+def _bounded(gram: Tensor, sigma: Tensor, lower: Tensor, return_info: bool) -> Tensor | tuple[Tensor, QPInfo]:
+    """λ = lower + ρν with ρ = 1 - Σ lower·σ: ν solves the same problem for MᵀGM, M = ρI + lower·σᵀ."""
+    rho = 1 - (lower * sigma).sum(-1, keepdim=True)
+    if gram.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((rho > 0).all()):
+        raise ValueError(
+            f"lower: expected Σ lower·sigma < 1, got {1 - rho.min().item():g}. Lower the bounds, "
+            "or divide them by that sum"
+        )
+    k = gram.shape[-1]
+    eye = torch.eye(k, dtype=_f64, device=gram.device)
+    m = rho.unsqueeze(-1) * eye + lower.unsqueeze(-1) * sigma.unsqueeze(-2)
+    reduced = m.transpose(-1, -2) @ gram.to(_f64) @ m
+    nu, info = simplex_qp(reduced, sigma, return_info=True)
+    lam = lower + rho * nu
+    return (lam, info) if return_info else lam
