@@ -15,6 +15,7 @@ namespace pcl {
 
 void register_combine(py::module_& m);
 void register_gramian(py::module_& m);
+void register_read_bytes(py::module_& m);
 void register_simplex_qp(py::module_& m);
 
 namespace {
@@ -51,5 +52,6 @@ PYBIND11_MODULE(_C, m) {
     m.def("cuda_device_count", &pcl_cuda_device_count);
     pcl::register_combine(m);
     pcl::register_gramian(m);
+    pcl::register_read_bytes(m);
     pcl::register_simplex_qp(m);
 }

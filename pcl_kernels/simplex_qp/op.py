@@ -120,9 +120,7 @@ def _refuse(failed: int, gram: Tensor, sigma: Tensor | None) -> None:
 
 def _check(gram: Tensor, sigma: Tensor | None, lower: Tensor | None) -> None:
     if not isinstance(gram, Tensor):
-        raise TypeError(
-            f"gram: expected a Tensor, got {type(gram).__name__}. Convert it with torch.as_tensor"
-        )
+        raise TypeError(f"gram: expected a Tensor, got {type(gram).__name__}. Convert it with torch.as_tensor")
     shape = tuple(gram.shape)
     if gram.dim() not in (2, 3) or shape[-1] != shape[-2] or shape[-1] == 0:
         raise ValueError(f"gram: expected shape (k, k) or (B, k, k) with k >= 1, got {shape}. Pass J @ J.T")
@@ -140,9 +138,7 @@ def _check(gram: Tensor, sigma: Tensor | None, lower: Tensor | None) -> None:
                 + f" to go with gram {shape}, got {tuple(value.shape)}"
             )
         if not value.dtype.is_floating_point:
-            raise TypeError(
-                f"{name}: expected a floating dtype, got {value.dtype}. Convert it with .double()"
-            )
+            raise TypeError(f"{name}: expected a floating dtype, got {value.dtype}. Convert it with .double()")
         if value.device != gram.device:
             raise ValueError(
                 f"{name}: expected device {gram.device} as gram, got {value.device}. Move it with .to(gram.device)"
@@ -275,7 +271,9 @@ def _direct(gram: Tensor, sigma: Tensor | None) -> Tensor | None:
     return out
 
 
-def _bounded(gram: Tensor, sigma: Tensor, lower: Tensor, return_info: bool) -> Tensor | tuple[Tensor, QPInfo]:
+def _bounded(
+    gram: Tensor, sigma: Tensor, lower: Tensor, return_info: bool
+) -> Tensor | tuple[Tensor, QPInfo]:
     """λ = lower + ρν with ρ = 1 - Σ lower·σ: ν solves the same problem for MᵀGM, M = ρI + lower·σᵀ."""
     rho = 1 - (lower * sigma).sum(-1, keepdim=True)
     if gram.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((rho > 0).all()):
