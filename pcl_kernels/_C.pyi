@@ -6,6 +6,20 @@ def isa() -> str: ...
 def isas() -> list[str]: ...
 def use_isa(name: str) -> None: ...
 def cuda_device_count() -> int: ...
+def gramian(
+    tasks: int, address: list[int], size: list[int], dtype: list[int], gram: int, threads: int, /
+) -> None: ...
+def combine(
+    tasks: int,
+    address: list[int],
+    size: list[int],
+    dtype: list[int],
+    weights: list[float],
+    out: list[int],
+    accumulate: bool,
+    threads: int,
+    /,
+) -> None: ...
 def simplex_qp(
     gram: int,
     is_float: bool,
@@ -21,20 +35,7 @@ def simplex_qp(
     threads: int,
     /,
 ) -> int: ...
-def gramian(
-    tasks: int, address: list[int], size: list[int], dtype: list[int], gram: int, threads: int, /
-) -> None: ...
-def combine(
-    tasks: int,
-    address: list[int],
-    size: list[int],
-    dtype: list[int],
-    weights: list[float],
-    out: list[int],
-    accumulate: bool,
-    threads: int,
-    /,
-) -> None: ...
+def read_bytes(address: list[int], size: list[int], threads: int, /) -> int: ...
 
 # only where the CUDA sources were built (BUILD["cuda"])
 def cuda_simplex_qp_workspace(batch: int, k: int, /) -> int: ...

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from kernels.backends import BACKENDS, Backend
+
+from tests.kernels.backends import BACKENDS, Backend
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda b: b.name)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels.backends import Backend
-from kernels.gradient_cases import DTYPES, LAYOUTS, SHAPES, in_layout, task_gradients, with_none
 from torch import Tensor
 
 from pcl_kernels import combine
 from pcl_kernels.combine.reference import combine as reference
+from tests.kernels.backends import Backend
+from tests.kernels.gradient_cases import DTYPES, LAYOUTS, SHAPES, in_layout, task_gradients, with_none
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -294,7 +294,7 @@ X = torch.randn(2)
         ([X, X], [1.0, 1.0], {"out": [X]}, ValueError, "out must have the form.*one tensor; got a list of 1"),
         ([[X], [X]], [1.0, 1.0], {"out": X}, ValueError, "a list of 1 tensors; got one tensor"),
         ([[X], [X]], [1.0, 1.0], {"out": [X, X]}, ValueError, "a list of 1 tensors; got a list of 2"),
-        ([[X], [X]], [1.0, 1.0], {"out": [3.0]}, TypeError, "parameter 0: expected a tensor or None; got float"),
+        ([[X], [X]], [1.0, 1.0], {"out": [3.0]}, TypeError, "parameter 0: expected a tensor.*got float"),
         ([X, X], [1.0, 1.0], {"out": torch.ones(3)}, ValueError, "parameter 0: expected shape \\(2,\\)"),
         ([X, X], [1.0, 1.0], {"out": X.double()}, TypeError, "parameter 0: expected.*float32; got"),
         ([X, X], [1.0, 1.0], {"out": torch.ones(2, device="meta")}, ValueError, "device cpu; got"),

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels.backends import Backend
-from kernels.gradient_cases import DTYPES, LAYOUTS, SHAPES, in_layout, task_gradients, with_none
 from torch import Tensor
 
 from pcl_kernels import gramian
 from pcl_kernels.gramian.reference import gramian as reference
+from tests.kernels.backends import Backend
+from tests.kernels.gradient_cases import DTYPES, LAYOUTS, SHAPES, in_layout, task_gradients, with_none
 
 EPS = torch.finfo(torch.float64).eps
 
