@@ -11,6 +11,7 @@ one parameter; the split depends on the shapes alone, so sums over blocks have t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,11 @@ from torch import Tensor
 from pcl_kernels._gradients import aligned
 
 BLOCK = 2048
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Launches go to `device` within; Triton asks for the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def upload(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pcl_kernels._gradients import aligned
-from pcl_kernels._pointers import BLOCK, segments
+from pcl_kernels._pointers import BLOCK, on, segments
 from pcl_kernels.gramian.triton import TRITON_DTYPES
 
 @triton.jit
@@ -160,18 +160,63 @@ def combine_into(
     grads: Sequence[Tensor | None], weights: Tensor, tasks: int, out: Sequence[Tensor], accumulate: bool
 ) -> None:
     """`combine` into `out`, one tensor for every parameter with a gradient, in place of or on top of its values."""
-    rest = iter(out)
-    slots: list[Sequence[Tensor | None]] = []
-    targets: list[Tensor | None] = []
-    for p in range(0, len(grads), tasks):
-        gradients = grads[p : p + tasks]
-        target = next(rest) if any(g is not None for g in gradients) else None
-        slots.append(aligned([target, *gradients]))
-        targets.append(target)
-    _launch(_combine, slots, weights, ADD=accumulate)
-    for target, (written, *_) in zip(targets, slots, strict=True):
-        if target is not None and written is not None and written is not target:
-            target.copy_(written)
+    _update(_combine, grads, weights, tasks, [out], ADD=accumulate)
+
+
+def combine_sgd(
+    grads: Sequence[Tensor | None],
+    weights: Tensor,
+    tasks: int,
+    parameters: Sequence[Tensor],
+    buffers: Sequence[Tensor] | None,
+    settings: Tensor,
+    nesterov: bool,
+) -> None:
+    """One step of `torch.optim.SGD` along Σ w_i g_i, for the parameters that have a gradient at all.
+
+    settings: float64 tensor [lr, momentum, 1 - dampening, weight decay]. It is read on the device, so that a captured
+    step follows it. Buffers of zeros and 1 - dampening = 1 make the first step.
+    """
+    written = [parameters] if buffers is None else [parameters, buffers]
+    _update(_sgd, grads, weights, tasks, written, settings, MOMENTUM=buffers is not None, NESTEROV=nesterov)
+
+
+def combine_adamw(
+    grads: Sequence[Tensor | None],
+    weights: Tensor,
+    tasks: int,
+    parameters: Sequence[Tensor],
+    first_moments: Sequence[Tensor],
+    second_moments: Sequence[Tensor],
+    settings: Tensor,
+) -> None:
+    """Step t of `torch.optim.AdamW` along Σ w_i g_i (or of `Adam`, by an L2 penalty).
+
+    settings: float64 tensor [1 - lr * decay, L2 penalty, beta1, beta2, lr / (1 - beta1^t), sqrt(1 - beta2^t), eps],
+    read on the device.
+    """
+    _update(_adamw, grads, weights, tasks, [parameters, first_moments, second_moments], settings)
+
+
+def _update(
+    kernel: Any,
+    grads: Sequence[Tensor | None],
+    weights: Tensor,
+    tasks: int,
+    written: Sequence[Sequence[Tensor]],
+    *operands: Tensor,
+    **constants: Any,
+) -> None:
+    """Run `kernel`, which writes `written[...][n]` for the n-th parameter that has a gradient."""
+    gradients = [grads[p : p + tasks] for p in range(0, len(grads), tasks)]
+    used = [g for g in gradients if any(t is not None for t in g)]
+    targets = list(zip(*written, strict=True))
+    slots = [aligned([*target, *g]) for target, g in zip(targets, used, strict=True)]
+    _launch(kernel, slots, weights, *operands, **constants)
+    for target, slot in zip(targets, slots, strict=True):
+        for original, copy in zip(target, slot, strict=False):
+            if copy is not None and copy is not original:
+                original.copy_(copy)
 
 
 def _launch(
@@ -179,13 +224,14 @@ def _launch(
 ) -> None:
     """Run `kernel` over `slots[p]`, the tensors of parameter p in the order of the kernel's slots."""
     weights = weights.contiguous()
-    for part in segments(slots):
-        kernel[(part.blocks,)](
-            *(part.table(weights.device), weights, *operands, part.count),
-            TASKS=weights.numel(),
-            DTYPE=TRITON_DTYPES[part.dtype],
-            BLOCK=BLOCK,
-            ALIGNED=part.aligned,
-            num_warps=8,
-            **constants,
-        )
+    with on(weights.device):
+        for part in segments(slots):
+            kernel[(part.blocks,)](
+                *(part.table(weights.device), weights, *operands, part.count),
+                TASKS=weights.numel(),
+                DTYPE=TRITON_DTYPES[part.dtype],
+                BLOCK=BLOCK,
+                ALIGNED=part.aligned,
+                num_warps=8,
+                **constants,
+            )

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pcl_kernels._pointers import BLOCK, groups, segments
+from pcl_kernels._pointers import BLOCK, groups, on, segments
 
 # Sixteen programs for each of an H100's 132 multiprocessors. A constant, and not the device's own count, because the
 # bits of the result depend on it.
@@ -159,7 +159,10 @@ def gramian(grads: Sequence[Tensor | None], tasks: int) -> Tensor:
     """G = J Jᵀ [tasks, tasks] in float64 for `grads[parameter * tasks + task]`; on the CPU if there is no tensor."""
     device = next((g.device for g in grads if g is not None), torch.device("cpu"))
     parameters = groups(grads, tasks)
-    return _up_to_largest(parameters, tasks, device) if tasks <= LARGEST else _in_parts(parameters, tasks, device)
+    with on(device):
+        if tasks > LARGEST:
+            return _in_parts(parameters, tasks, device)
+        return _up_to_largest(parameters, tasks, device)
 
 
 def _up_to_largest(parameters: list[list[Tensor | None]], tasks: int, device: torch.device) -> Tensor:

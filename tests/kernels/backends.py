@@ -27,6 +27,7 @@ class Backend:
     gramian: Callable[..., Any] = pcl_kernels.gramian
     combine: Callable[..., Any] = pcl_kernels.combine
     device: str = "cpu"
+    bits_follow_split: bool = False  # the last bits depend on how columns are cut into parameters
     enter: Callable[[], None] = lambda: None
     leave: Callable[[], None] = lambda: None
 
@@ -56,9 +57,17 @@ def _interpreted() -> Backend:
         patch.setattr(combine_op, "_cpu", combine.combine)
         patch.setattr(combine_op, "_cpu_into", combine.combine_into)
 
-    return Backend("triton-interpreted", enter=enter, leave=patch.undo)
+    return Backend("triton-interpreted", enter=enter, leave=patch.undo, bits_follow_split=True)
 
 
-BACKENDS = [_cpu(isa) for isa in _C.isas()]
+def _cuda() -> Backend:
+    def enter() -> None:
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+    return Backend("cuda", device="cuda", enter=enter, bits_follow_split=True)
+
+
+BACKENDS = [*(_cpu(isa) for isa in _C.isas()), _cuda()]
 if importlib.util.find_spec("triton") and not torch.cuda.is_available():
     BACKENDS.append(_interpreted())

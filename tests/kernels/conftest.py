@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -7,8 +8,15 @@ import torch
 
 from tests.kernels.backends import BACKENDS, Backend
 
+# what cuBLAS wants where torch is told to be deterministic
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-@pytest.fixture(params=BACKENDS, ids=lambda b: b.name)
+
+@pytest.fixture(
+    params=[
+        pytest.param(b, id=b.name, marks=[pytest.mark.gpu] if b.device == "cuda" else []) for b in BACKENDS
+    ]
+)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     request.param.enter()
     yield request.param
