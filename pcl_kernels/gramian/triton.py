@@ -151,7 +151,7 @@ def launch_plan(tasks: int, dtype: torch.dtype) -> dict[str, int]:
     tiles = triton.cdiv(tasks, 16)
     groups = 16 // triton.next_power_of_2(tasks) if tasks <= 8 else 1
     warps = 1 if tiles < 4 else 4 if dtype == torch.float64 else 2
-    step = 32 if tiles <= 2 else 16
+    step = 32 if tiles <= (1 if dtype == torch.float64 else 2) else 16
     return {"GROUPS": groups, "TILES": tiles, "STEP": step, "num_warps": warps, "num_stages": 3}
 
 
