@@ -5,7 +5,7 @@ A table is one int64 tensor with a row for every parameter that holds something,
     [first block, number of elements, address 0, address 1, ..., address n-1],
 
 address 0 standing for None, and at the end the total number of blocks. Blocks are `BLOCK` columns of
-one parameter; the split depends on the shapes alone, so sums over blocks have the same bits on every device.
+one parameter; the split depends on shapes and alignments alone, so sums over blocks have the same bits on every device.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def on(device: torch.device) -> AbstractContextManager[object]:
 def upload(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor of `values` on `device`, with no host synchronisation, also under CUDA graph capture.
 
-    In eager mode the values travel through pinned memory, which the caching host allocator keeps alive until the
-    copy is done. A captured graph may be replayed long after that memory has found another use, so there the values
-    must be baked into the graph: a multi-tensor add passes them as kernel arguments.
+    In eager mode the values travel through pinned memory, which the caching host allocator keeps alive until
+    the copy is done. A captured graph may be replayed long after that memory has found another use, so there
+    the values must be baked into the graph: a multi-tensor add passes them as kernel arguments.
     """
     if device.type != "cuda":
         return torch.tensor(values, dtype=dtype, device=device)
@@ -45,7 +45,7 @@ def upload(values: Sequence[float], dtype: torch.dtype, device: torch.device) ->
 
 @dataclass
 class Segments:
-    """The parameters of one dtype and alignment: the words of their table, how many they are, and their blocks."""
+    """The parameters of one dtype and alignment: the words of their table, their number, their blocks."""
 
     dtype: torch.dtype
     aligned: bool
@@ -65,9 +65,10 @@ def groups(tensors: Sequence[Tensor | None], tasks: int) -> list[list[Tensor | N
 def segments(parameters: Sequence[Sequence[Tensor | None]]) -> list[Segments]:
     """The tables of `parameters`, where `parameters[p]` holds the tensors (or None) of parameter p.
 
-    The tensors of a parameter are dense in one memory order, of one dtype and size, on one device. A parameter with no tensor at
-    all or no elements is left out. Parameters whose addresses and sizes are multiples of 16 bytes, which is nearly
-    all of them, get a table of their own, because their kernels load 16 bytes at a time.
+    The tensors of a parameter are dense in one memory order, of one dtype and size, on one device. A
+    parameter with no tensor at all or no elements is left out. Parameters whose addresses and sizes are
+    multiples of 16 bytes, which is nearly all of them, get a table of their own, because their kernels load
+    16 bytes at a time.
     """
     found: dict[tuple[torch.dtype, bool], Segments] = {}
     for tensors in parameters:

@@ -1,7 +1,8 @@
 """Weighted sums and fused updates on a GPU: every byte is read once and written once.
 
-All kernels walk the blocks of a pointer table (`_pointers.py`), one program a block, and add Σ w_i g_i in float64:
-weights are float64, each element is rounded once. That is free where memory is the limit, on gaming cards too.
+All kernels walk the blocks of a pointer table (`_pointers.py`), one program a block, and add Σ w_i g_i in
+float64: weights are float64, each element is rounded once. That is free where memory is the limit, on gaming
+cards too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from pcl_kernels._gradients import aligned
 from pcl_kernels._pointers import BLOCK, on, segments
 from pcl_kernels.gramian.triton import TRITON_DTYPES
+
 
 @triton.jit
 def _place(table, segments, WIDTH: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):
@@ -49,8 +51,8 @@ def _tensor(entry, slot, start, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def _weighted(entry, weights, start, offsets, here, FIRST: tl.constexpr, TASKS: tl.constexpr, DTYPE: tl.constexpr,
-              BLOCK: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
+def _weighted(entry, weights, start, offsets, here, FIRST: tl.constexpr, TASKS: tl.constexpr,
+              DTYPE: tl.constexpr, BLOCK: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
     """Σ w_i g_i over slots FIRST.. of a table row, in float64; an address of 0 adds nothing."""
     total = tl.zeros((BLOCK,), tl.float64)
     for i in range(TASKS):
@@ -90,7 +92,7 @@ def _combine(table, weights, segments, TASKS: tl.constexpr, DTYPE: tl.constexpr,
 @triton.jit
 def _sgd(table, weights, settings, segments, TASKS: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr,
          ALIGNED: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr):  # fmt: skip
-    """Slots: parameter, momentum buffer (if MOMENTUM), gradients. Settings: lr, momentum, 1 - dampening, decay."""
+    """Slots: parameter, buffer (if MOMENTUM), gradients. Settings: lr, momentum, 1 - dampening, decay."""
     WORK: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
     SLOTS: tl.constexpr = 2 if MOMENTUM else 1
     entry, start, offsets, here = _place(table, segments, 2 + SLOTS + TASKS, BLOCK, ALIGNED)
@@ -143,12 +145,14 @@ def _adamw(table, weights, settings, segments, TASKS: tl.constexpr, DTYPE: tl.co
     tl.store(first_at, first.to(DTYPE), mask=here)
     tl.store(second_at, second.to(DTYPE), mask=here)
     scale = _quotient(_root(second), tl.load(settings + 5).to(WORK)) + tl.load(settings + 6).to(WORK)
-    parameter = parameter * tl.load(settings).to(WORK) - tl.load(settings + 4).to(WORK) * _quotient(first, scale)
+    parameter = parameter * tl.load(settings).to(WORK) - tl.load(settings + 4).to(WORK) * _quotient(
+        first, scale
+    )
     tl.store(at, parameter.to(DTYPE), mask=here)
 
 
 def combine(grads: Sequence[Tensor | None], weights: Tensor, tasks: int) -> list[Tensor]:
-    """Σ w_i g_i of every parameter p with a gradient, for `grads[p * tasks + i]`; weights (tasks,) float64."""
+    """Σ w_i g_i of every parameter p with a gradient, for `grads[p * tasks + i]`; weights float64."""
     parameters = [aligned(grads[p : p + tasks]) for p in range(0, len(grads), tasks)]
     firsts = [next((g for g in gradients if g is not None), None) for gradients in parameters]
     out = [None if first is None else torch.empty_like(first) for first in firsts]
@@ -159,7 +163,7 @@ def combine(grads: Sequence[Tensor | None], weights: Tensor, tasks: int) -> list
 def combine_into(
     grads: Sequence[Tensor | None], weights: Tensor, tasks: int, out: Sequence[Tensor], accumulate: bool
 ) -> None:
-    """`combine` into `out`, one tensor for every parameter with a gradient, in place of or on top of its values."""
+    """`combine` into `out`, one tensor for every parameter with a gradient, or on top of its values."""
     _update(_combine, grads, weights, tasks, [out], ADD=accumulate)
 
 
@@ -174,8 +178,8 @@ def combine_sgd(
 ) -> None:
     """One step of `torch.optim.SGD` along Σ w_i g_i, for the parameters that have a gradient at all.
 
-    settings: float64 tensor [lr, momentum, 1 - dampening, weight decay]. It is read on the device, so that a captured
-    step follows it. Buffers of zeros and 1 - dampening = 1 make the first step.
+    settings: float64 tensor [lr, momentum, 1 - dampening, weight decay]. It is read on the device, so that a
+    captured step follows it. Buffers of zeros and 1 - dampening = 1 make the first step.
     """
     written = [parameters] if buffers is None else [parameters, buffers]
     _update(_sgd, grads, weights, tasks, written, settings, MOMENTUM=buffers is not None, NESTEROV=nesterov)
@@ -192,8 +196,8 @@ def combine_adamw(
 ) -> None:
     """Step t of `torch.optim.AdamW` along Σ w_i g_i (or of `Adam`, by an L2 penalty).
 
-    settings: float64 tensor [1 - lr * decay, L2 penalty, beta1, beta2, lr / (1 - beta1^t), sqrt(1 - beta2^t), eps],
-    read on the device.
+    settings: float64 tensor [1 - lr * decay, L2 penalty, beta1, beta2, lr / (1 - beta1^t), sqrt(1 -
+    beta2^t), eps], read on the device.
     """
     _update(_adamw, grads, weights, tasks, [parameters, first_moments, second_moments], settings)
 
@@ -220,7 +224,11 @@ def _update(
 
 
 def _launch(
-    kernel: Any, slots: Sequence[Sequence[Tensor | None]], weights: Tensor, *operands: Tensor, **constants: Any
+    kernel: Any,
+    slots: Sequence[Sequence[Tensor | None]],
+    weights: Tensor,
+    *operands: Tensor,
+    **constants: Any,
 ) -> None:
     """Run `kernel` over `slots[p]`, the tensors of parameter p in the order of the kernel's slots."""
     weights = weights.contiguous()

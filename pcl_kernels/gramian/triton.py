@@ -1,12 +1,12 @@
 """The Gramian on a GPU: one pass over k pointer lists, float64 sums, the same bits every time.
 
-A program (one warp up to 48 tasks) walks a fixed range of blocks and keeps its share of G in registers. Rows go in
-tiles of 16 through the float64 matrix units (sm_80 and later; plain multiply-adds elsewhere), on and below the
-diagonal only. Products of two float32 are exact in float64, so the error is that of float64 sums whatever cancels. A
-second kernel adds the programs' shares in a fixed order; nothing is atomic.
+A program (one warp up to 48 tasks) walks a fixed range of blocks and keeps its share of G in registers. Rows
+go in tiles of 16 through the float64 matrix units (sm_80 and later; plain multiply-adds elsewhere), on and
+below the diagonal only. Products of two float32 are exact in float64, so the error is that of float64 sums
+whatever cancels. A second kernel adds the programs' shares in a fixed order; nothing is atomic.
 
-The arithmetic hides behind the reads where float64 runs at full rate (V100, A100, H100, B200). Gaming cards have
-1/32 or 1/64 of that rate, and there exactness costs time.
+The arithmetic hides behind the reads where float64 runs at full rate (V100, A100, H100, B200). Gaming cards
+have 1/32 or 1/64 of that rate, and there exactness costs time.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from pcl_kernels._pointers import BLOCK, groups, on, segments
 
-# Sixteen programs for each of an H100's 132 multiprocessors. A constant, and not the device's own count, because the
-# bits of the result depend on it.
+# Sixteen programs for each of an H100's 132 multiprocessors. A constant, and not the device's own count,
+# because the bits of the result depend on it.
 PROGRAMS = 2112
 LARGEST = 64  # tasks a single launch takes; more are handled in pairs of groups
 
@@ -49,7 +49,7 @@ def _segment_of(table, block, segments, WIDTH: tl.constexpr):
 
 @triton.jit
 def _rows(entry, task, shift, TASKS: tl.constexpr, DTYPE: tl.constexpr, ALIGNED: tl.constexpr):
-    """Pointers to column `shift` of the gradients of the tasks in `task` [16], and which of them there are."""
+    """Pointers to column `shift` of the gradients of the tasks in `task` [16], and which there are."""
     address = tl.load(entry + task, mask=task < TASKS, other=0)
     pointers = address.to(tl.pointer_type(DTYPE))
     if ALIGNED:
@@ -62,9 +62,9 @@ def _shares(table, partial, segments, blocks, TASKS: tl.constexpr, GROUPS: tl.co
             DTYPE: tl.constexpr, BLOCK: tl.constexpr, STEP: tl.constexpr, ALIGNED: tl.constexpr):  # fmt: skip
     """partial[program] = the Gramian over this program's blocks, on and below the diagonal.
 
-    Rows go in TILES tiles of 16; tile (a, b) of G, b <= a, is the sum of `dot(rows a, rows b transposed)`. Where all
-    tasks fit GROUPS times into one tile, its rows are the tasks over GROUPS different spans of columns, and only
-    the blocks on its diagonal count.
+    Rows go in TILES tiles of 16; tile (a, b) of G, b <= a, is the sum of `dot(rows a, rows b transposed)`.
+    Where all tasks fit GROUPS times into one tile, its rows are the tasks over GROUPS different spans of
+    columns, and only the blocks on its diagonal count.
     """
     WIDTH: tl.constexpr = TASKS + 2
     SPAN: tl.constexpr = BLOCK // GROUPS
@@ -132,7 +132,7 @@ def _shares(table, partial, segments, blocks, TASKS: tl.constexpr, GROUPS: tl.co
 
 @triton.jit
 def _total(partial, out, programs, TASKS: tl.constexpr, ENTRIES: tl.constexpr, SHARES: tl.constexpr):
-    """out[i, j] = sum over programs of partial[program, max(i, j), min(i, j)], in an order that is always the same."""
+    """out[i, j] = Σ over programs of partial[program, max(i, j), min(i, j)], always in the same order."""
     entry = tl.program_id(0) * ENTRIES + tl.arange(0, ENTRIES)
     i = entry // TASKS
     j = entry % TASKS
@@ -156,7 +156,7 @@ def launch_plan(tasks: int, dtype: torch.dtype) -> dict[str, int]:
 
 
 def gramian(grads: Sequence[Tensor | None], tasks: int) -> Tensor:
-    """G = J Jᵀ [tasks, tasks] in float64 for `grads[parameter * tasks + task]`; on the CPU if there is no tensor."""
+    """G = J Jᵀ [tasks, tasks] in float64 for `grads[parameter * tasks + task]`; on the CPU if there is none."""
     device = next((g.device for g in grads if g is not None), torch.device("cpu"))
     parameters = groups(grads, tasks)
     with on(device):
@@ -190,7 +190,7 @@ def _up_to_largest(parameters: list[list[Tensor | None]], tasks: int, device: to
 
 
 def _in_parts(parameters: list[list[Tensor | None]], tasks: int, device: torch.device) -> Tensor:
-    """More than LARGEST tasks: every pair of groups of LARGEST/2 together, so each byte is read tasks/32 times."""
+    """More than LARGEST tasks: groups of LARGEST/2 in pairs, so that each byte is read tasks/32 times."""
     gram = torch.empty(tasks, tasks, dtype=torch.float64, device=device)
     half = LARGEST // 2
     for a in range(half, tasks, half):

@@ -1,4 +1,4 @@
-"""`simplex_qp` on a GPU: one warp a problem (csrc/cuda/simplex_qp.cuh), launched without waiting for the device."""
+"""`simplex_qp` on a GPU: one warp a problem (csrc/cuda/simplex_qp.cuh); the host never waits."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pcl_kernels import _C
 def simplex_qp(gram: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """λ, gap, active, pivots, status for float32/float64 gram (..., k, k) and float64 sigma (k,) or (..., k).
 
-    Up to k = 64 a problem lives in shared memory, beyond in device memory, with the same algorithm. Can be captured
-    in a CUDA graph.
+    Up to k = 64 a problem lives in shared memory, beyond in device memory, with the same algorithm. Can be
+    captured in a CUDA graph.
     """
     if not _C.BUILD["cuda"]:
         raise RuntimeError(
-            "simplex_qp: gram is on a CUDA device, but this pcl_kernels was built without CUDA. Build it where nvcc "
-            "is on the PATH (PCL_CUDA=1 pip install .), or solve on the CPU: simplex_qp(gram.cpu(), ...)"
+            "simplex_qp: gram is on a CUDA device, but this pcl_kernels was built without CUDA. Build it where "
+            "nvcc is on the PATH (PCL_CUDA=1 pip install .), or solve on the CPU: simplex_qp(gram.cpu(), ...)"
         )
     k, batch = gram.shape[-1], gram.shape[:-2]
     gram = gram.contiguous()

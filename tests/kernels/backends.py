@@ -14,7 +14,8 @@ import torch
 import pcl_kernels
 from pcl_kernels import _C
 
-# Without a GPU, Triton's interpreter runs its kernels on CPU tensors. It has to know before triton is imported.
+# Without a GPU, Triton's interpreter runs its kernels on CPU tensors. It has to know before triton is
+# imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 

@@ -1,7 +1,7 @@
 """Compile the Triton kernels ahead of time for sm_90, with no GPU, and print what each one takes.
 
-`python tests/kernels/compile_triton.py` prints a JSON list of {kernel, registers, stack, local}; the last two are bytes
-of memory that spilled registers would need. Run it without TRITON_INTERPRET.
+`python tests/kernels/compile_triton.py` prints a JSON list of {kernel, registers, stack, local}; the last
+two are bytes of memory that spilled registers would need. Run it without TRITON_INTERPRET.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ TARGET = GPUTarget("cuda", 90, 32)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
-def compile_kernel(kernel: Any, operands: dict[str, str], constants: dict[str, Any], **options: int) -> dict[str, Any]:
+def compile_kernel(
+    kernel: Any, operands: dict[str, str], constants: dict[str, Any], **options: int
+) -> dict[str, Any]:
     names = kernel.arg_names
     signature = {name: operands.get(name, "constexpr") for name in names}
     values = {(names.index(name),): value for name, value in constants.items()}
@@ -38,7 +40,9 @@ def compile_kernel(kernel: Any, operands: dict[str, str], constants: dict[str, A
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
-        dump = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True)
+        dump = subprocess.run(
+            [CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True
+        )
     usage = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", dump.stdout + dump.stderr)
     assert usage, dump.stdout + dump.stderr
     registers, stack, local = map(int, usage.groups())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 
@@ -21,6 +22,18 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     request.param.enter()
     yield request.param
     request.param.leave()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What the interpreter takes many seconds for is left to `-m slow`; other kernels always run it."""
+    for item in items:
+        values = getattr(getattr(item, "callspec", None), "params", {})
+        if getattr(values.get("backend"), "name", "") != "triton-interpreted":
+            continue
+        sizes_in_shapes = [math.prod(shape) for shape in values.get("shapes", [])]
+        elements = max([values.get("m", 0), *sizes_in_shapes]) * values.get("k", 1)
+        if elements > 20_000 or values.get("dtype") == torch.float16 or "test_properties" in item.name:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

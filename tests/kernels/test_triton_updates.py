@@ -30,7 +30,8 @@ def inputs(dtype: torch.dtype, step: int) -> tuple[list[Tensor | None], Tensor, 
     weights = setting([0.5, -1.25, 2.0])
     sums = []
     for p in range(len(SHAPES)):
-        terms = [w * g.double() for w, g in zip(weights, grads[p * TASKS : (p + 1) * TASKS]) if g is not None]
+        row = zip(weights, grads[p * TASKS : (p + 1) * TASKS], strict=True)
+        terms = [w * g.double() for w, g in row if g is not None]
         sums.append(torch.stack(terms).sum(0))
     return grads, weights, sums
 
