@@ -5,7 +5,8 @@ A table is one int64 tensor with a row for every parameter that holds something,
     [first block, number of elements, address 0, address 1, ..., address n-1],
 
 address 0 standing for None, and at the end the total number of blocks. Blocks are `BLOCK` columns of
-one parameter; the split depends on shapes and alignments alone, so sums over blocks have the same bits on every device.
+one parameter; the split depends on shapes and alignments alone, so that sums over blocks have the same bits
+on every device.
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ def launch_plan(tasks: int, dtype: torch.dtype) -> dict[str, int]:
 
 
 def gramian(grads: Sequence[Tensor | None], tasks: int) -> Tensor:
-    """G = J Jᵀ [tasks, tasks] in float64 for `grads[parameter * tasks + task]`; on the CPU if there is none."""
+    """G = J Jᵀ [tasks, tasks] in float64 for `grads[parameter * tasks + task]`; on the CPU without any."""
     device = next((g.device for g in grads if g is not None), torch.device("cpu"))
     parameters = groups(grads, tasks)
     with on(device):
