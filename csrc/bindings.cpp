@@ -13,6 +13,7 @@ namespace py = pybind11;
 
 namespace pcl {
 
+void register_cone_qp(py::module_& m);
 void register_simplex_qp(py::module_& m);
 
 namespace {
@@ -47,5 +48,6 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "Compiled kernels of pcl_kernels on raw addresses. Not for direct use.";
     pcl::register_build_facts(m);
     m.def("cuda_device_count", &pcl_cuda_device_count);
+    pcl::register_cone_qp(m);
     pcl::register_simplex_qp(m);
 }

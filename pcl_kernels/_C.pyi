@@ -6,6 +6,19 @@ def isa() -> str: ...
 def isas() -> list[str]: ...
 def use_isa(name: str) -> None: ...
 def cuda_device_count() -> int: ...
+def cone_qp(
+    gram: int,
+    is_float: bool,
+    b: int,
+    b_stride: int,
+    out: int,
+    pivots: int,
+    status: int,
+    batch: int,
+    k: int,
+    threads: int,
+    /,
+) -> int: ...
 def simplex_qp(
     gram: int,
     is_float: bool,

@@ -4,6 +4,7 @@ Every function takes and returns PyTorch tensors; every op has a plain float64 P
 `reference.py`. `python -m pcl_kernels.info` says what is built.
 """
 
+from pcl_kernels.cone_qp import cone_qp
 from pcl_kernels.simplex_qp import QPInfo, Status, simplex_qp
 
-__all__ = ["QPInfo", "Status", "simplex_qp"]
+__all__ = ["QPInfo", "Status", "cone_qp", "simplex_qp"]
