@@ -17,6 +17,7 @@ void register_combine(py::module_& m);
 void register_cuda(py::module_& m);
 void register_gramian(py::module_& m);
 void register_read_bytes(py::module_& m);
+void register_cone_qp(py::module_& m);
 void register_simplex_qp(py::module_& m);
 
 namespace {
@@ -55,5 +56,6 @@ PYBIND11_MODULE(_C, m) {
     pcl::register_cuda(m);
     pcl::register_gramian(m);
     pcl::register_read_bytes(m);
+    pcl::register_cone_qp(m);
     pcl::register_simplex_qp(m);
 }

@@ -186,6 +186,7 @@ struct Core {
                 const double full = d < 0.25 * ridge ? inf : -at(a.v, r) / d;
                 inside = full <= theta;
                 if (inside) theta = full;
+                else if (leaving < 0) return false;  // NaN: the tableau has broken down
                 for (int j = 0; j < nv(); ++j) a.v[j] += theta * a.sign[j] * Tr[j];
                 xr += theta;
                 if (inside) at(a.v, r) = xr;
@@ -262,9 +263,10 @@ struct Core {
                 stationary = n > 0 && std::fabs(fall) <= tolerance && largest_residual() <= 8 * set.eps * scale;
                 if (!stationary) apply();
             }
-            // What rounding in the residual itself could hide, from the objective and from the multipliers.
+            // What rounding in the residual itself could hide, from the objective (an eigenvalue e of A_SS turns it
+            // into e·(unseen/(e + ridge))² at most) and from the multipliers.
             const double unseen = std::numeric_limits<double>::epsilon() * scale;
-            if (!(k * unseen * unseen * trace <= tolerance && unseen <= 256 * set.eps)) return false;
+            if (!(unseen * unseen * trace <= 16 * tolerance && unseen <= 256 * set.eps)) return false;
             tol_w = 2 * set.eps * scale;
             if (drop_negative()) continue;
             bool optimal = true;

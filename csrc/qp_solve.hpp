@@ -35,8 +35,7 @@ Outcome run_core(const Arrays& a, int k, int nv, const Settings& set) {
     Core<NV> core(a, set, k, nv);
     core.start();
     const bool solved = core.solve();
-    // A solve that gave up may leave negative values; no later look may prefer such an x for its low objective.
-    for (int j = 0; j < nv; ++j) a.step[j] = a.free[j] & (a.v[j] > 0.0) ? a.v[j] : V{};
+    for (int j = 0; j < nv; ++j) a.step[j] = a.free[j] & (a.v[j] > 0.0) ? a.v[j] : V{};  // also where unsolved
     return {solved, core.sweeps};
 }
 

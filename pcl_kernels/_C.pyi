@@ -20,6 +20,19 @@ def combine(
     threads: int,
     /,
 ) -> None: ...
+def cone_qp(
+    gram: int,
+    is_float: bool,
+    b: int,
+    b_stride: int,
+    out: int,
+    pivots: int,
+    status: int,
+    batch: int,
+    k: int,
+    threads: int,
+    /,
+) -> int: ...
 def simplex_qp(
     gram: int,
     is_float: bool,
