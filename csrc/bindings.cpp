@@ -14,6 +14,7 @@ namespace py = pybind11;
 namespace pcl {
 
 void register_combine(py::module_& m);
+void register_combine_update(py::module_& m);
 void register_gramian(py::module_& m);
 void register_read_bytes(py::module_& m);
 void register_simplex_qp(py::module_& m);
@@ -51,6 +52,7 @@ PYBIND11_MODULE(_C, m) {
     pcl::register_build_facts(m);
     m.def("cuda_device_count", &pcl_cuda_device_count);
     pcl::register_combine(m);
+    pcl::register_combine_update(m);
     pcl::register_gramian(m);
     pcl::register_read_bytes(m);
     pcl::register_simplex_qp(m);
