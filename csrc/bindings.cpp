@@ -15,6 +15,7 @@ namespace pcl {
 
 void register_combine(py::module_& m);
 void register_cuda(py::module_& m);
+void register_combine_update(py::module_& m);
 void register_gramian(py::module_& m);
 void register_read_bytes(py::module_& m);
 void register_cone_qp(py::module_& m);
@@ -54,6 +55,7 @@ PYBIND11_MODULE(_C, m) {
     m.def("cuda_device_count", &pcl_cuda_device_count);
     pcl::register_combine(m);
     pcl::register_cuda(m);
+    pcl::register_combine_update(m);
     pcl::register_gramian(m);
     pcl::register_read_bytes(m);
     pcl::register_cone_qp(m);

@@ -49,6 +49,42 @@ def simplex_qp(
     /,
 ) -> int: ...
 def read_bytes(address: list[int], size: list[int], threads: int, /) -> int: ...
+def combine_sgd(
+    tasks: int,
+    address: list[int],
+    size: list[int],
+    dtype: list[int],
+    weights: list[float],
+    params: list[int],
+    buffers: list[int],
+    lr: float,
+    momentum: float,
+    dampening: float,
+    weight_decay: float,
+    nesterov: bool,
+    first_step: bool,
+    threads: int,
+    /,
+) -> None: ...
+def combine_adamw(
+    tasks: int,
+    address: list[int],
+    size: list[int],
+    dtype: list[int],
+    weights: list[float],
+    params: list[int],
+    exp_avgs: list[int],
+    exp_avg_sqs: list[int],
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    decoupled: bool,
+    threads: int,
+    /,
+) -> None: ...
 
 # only where the CUDA sources were built (BUILD["cuda"])
 def cuda_simplex_qp_workspace(batch: int, k: int, /) -> int: ...
