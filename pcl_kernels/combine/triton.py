@@ -1,7 +1,7 @@
 """Weighted sums and fused updates on a GPU: every byte is read once and written once.
 
 All kernels walk the blocks of a pointer table (`_pointers.py`), one program a block, and add Σ w_i g_i in
-float64: weights are float64, each element is rounded once. That is free where memory is the limit, on gaming
+float64: weights and steps are float64, each element is rounded once. That is free where memory is the limit, on gaming
 cards too.
 """
 
@@ -93,32 +93,19 @@ def _combine(table, weights, segments, TASKS: tl.constexpr, DTYPE: tl.constexpr,
 def _sgd(table, weights, settings, segments, TASKS: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr,
          ALIGNED: tl.constexpr, MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr):  # fmt: skip
     """Slots: parameter, buffer (if MOMENTUM), gradients. Settings: lr, momentum, 1 - dampening, decay."""
-    WORK: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
     SLOTS: tl.constexpr = 2 if MOMENTUM else 1
     entry, start, offsets, here = _place(table, segments, 2 + SLOTS + TASKS, BLOCK, ALIGNED)
     total = _weighted(entry, weights, start, offsets, here, SLOTS, TASKS, DTYPE, BLOCK, ALIGNED)
     at = _tensor(entry, 0, start, DTYPE, ALIGNED) + offsets
-    parameter = tl.load(at, mask=here).to(WORK)
-    change = total.to(WORK) + tl.load(settings + 3).to(WORK) * parameter
+    parameter = tl.load(at, mask=here).to(tl.float64)
+    change = total + tl.load(settings + 3) * parameter
     if MOMENTUM:
-        momentum = tl.load(settings + 1).to(WORK)
+        momentum = tl.load(settings + 1)
         buffer_at = _tensor(entry, 1, start, DTYPE, ALIGNED) + offsets
-        buffer = momentum * tl.load(buffer_at, mask=here).to(WORK) + tl.load(settings + 2).to(WORK) * change
-        tl.store(buffer_at, buffer.to(DTYPE), mask=here)
+        buffer = momentum * tl.load(buffer_at, mask=here).to(tl.float64) + tl.load(settings + 2) * change
+        tl.store(buffer_at, _rounded(buffer, DTYPE), mask=here)
         change = change + momentum * buffer if NESTEROV else buffer
-    tl.store(at, (parameter - tl.load(settings).to(WORK) * change).to(DTYPE), mask=here)
-
-
-@triton.jit
-def _root(x):
-    """The square root, correctly rounded: the plain float32 one is not."""
-    return tl.sqrt_rn(x) if x.dtype == tl.float32 else tl.sqrt(x)
-
-
-@triton.jit
-def _quotient(x, y):
-    """x / y, correctly rounded: the plain float32 one is not."""
-    return tl.div_rn(x, y) if x.dtype == tl.float32 else x / y
+    tl.store(at, _rounded(parameter - tl.load(settings) * change, DTYPE), mask=here)
 
 
 @triton.jit
@@ -128,7 +115,6 @@ def _adamw(table, weights, settings, segments, TASKS: tl.constexpr, DTYPE: tl.co
 
     Settings: 1 - lr * decay, L2 penalty, beta1, beta2, lr / (1 - beta1^t), sqrt(1 - beta2^t), eps.
     """
-    WORK: tl.constexpr = tl.float64 if DTYPE == tl.float64 else tl.float32
     entry, start, offsets, here = _place(table, segments, 2 + 3 + TASKS, BLOCK, ALIGNED)
     total = _weighted(entry, weights, start, offsets, here, 3, TASKS, DTYPE, BLOCK, ALIGNED)
     at = _tensor(entry, 0, start, DTYPE, ALIGNED) + offsets
@@ -136,19 +122,17 @@ def _adamw(table, weights, settings, segments, TASKS: tl.constexpr, DTYPE: tl.co
     second_at = _tensor(entry, 2, start, DTYPE, ALIGNED) + offsets
     beta1 = tl.load(settings + 2)
     beta2 = tl.load(settings + 3)
-    parameter = tl.load(at, mask=here).to(WORK)
-    gradient = total.to(WORK) + tl.load(settings + 1).to(WORK) * parameter
-    first = tl.load(first_at, mask=here).to(WORK)
-    first += (gradient - first) * (1.0 - beta1).to(WORK)
-    second = tl.load(second_at, mask=here).to(WORK)
-    second = second * beta2.to(WORK) + (1.0 - beta2).to(WORK) * gradient * gradient
-    tl.store(first_at, first.to(DTYPE), mask=here)
-    tl.store(second_at, second.to(DTYPE), mask=here)
-    scale = _quotient(_root(second), tl.load(settings + 5).to(WORK)) + tl.load(settings + 6).to(WORK)
-    parameter = parameter * tl.load(settings).to(WORK) - tl.load(settings + 4).to(WORK) * _quotient(
-        first, scale
-    )
-    tl.store(at, parameter.to(DTYPE), mask=here)
+    parameter = tl.load(at, mask=here).to(tl.float64)
+    gradient = total + tl.load(settings + 1) * parameter
+    first = tl.load(first_at, mask=here).to(tl.float64)
+    first += (gradient - first) * (1.0 - beta1)
+    second = tl.load(second_at, mask=here).to(tl.float64)
+    second = second * beta2 + (1.0 - beta2) * gradient * gradient
+    tl.store(first_at, _rounded(first, DTYPE), mask=here)
+    tl.store(second_at, _rounded(second, DTYPE), mask=here)
+    scale = tl.sqrt(second) / tl.load(settings + 5) + tl.load(settings + 6)
+    parameter = parameter * tl.load(settings) - tl.load(settings + 4) * first / scale
+    tl.store(at, _rounded(parameter, DTYPE), mask=here)
 
 
 def combine(grads: Sequence[Tensor | None], weights: Tensor, tasks: int) -> list[Tensor]:

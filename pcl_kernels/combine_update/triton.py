@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcl_kernels._pointers import upload
+
 #: imported by name: this module is loaded only where CUDA tensors arrive, and triton with it
 kernels: Any = importlib.import_module("pcl_kernels.combine.triton")
 
 
 def _settings(values: list[float], device: torch.device) -> Tensor:
-    """On the device without waiting for it."""
-    host = torch.tensor(values, dtype=torch.float64)
-    return host if device.type == "cpu" else host.pin_memory().to(device, non_blocking=True)
+    """On the device without waiting for it; a captured graph keeps them as they are."""
+    return upload(values, torch.float64, device)
 
 
 def combine_sgd_(
@@ -32,7 +33,7 @@ def combine_sgd_(
     nesterov: bool,
     first_step: bool,
 ) -> None:
-    if first_step:
+    if first_step and buffers:
         torch._foreach_zero_(list(buffers))
     fresh = 1.0 if first_step else 1.0 - dampening
     settings = _settings([lr, momentum, fresh, weight_decay], weights.device)

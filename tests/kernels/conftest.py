@@ -32,7 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         sizes_in_shapes = [math.prod(shape) for shape in values.get("shapes", [])]
         elements = max([values.get("m", 0), *sizes_in_shapes]) * values.get("k", 1)
-        if elements > 20_000 or values.get("dtype") == torch.float16 or "test_properties" in item.name:
+        rare = values.get("dtype", torch.float32) not in (torch.float32, torch.bfloat16)
+        if elements > 20_000 or rare or "test_properties" in item.name or "threads" in item.name:
             item.add_marker(pytest.mark.slow)
 
 
