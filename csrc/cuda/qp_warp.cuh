@@ -123,6 +123,7 @@ struct Solver {
                     inside = leaving == k || !(theta < full);
                     if (inside) theta = full;
                 }
+                if (!inside && leaving == k) return false;  // NaN: the tableau has broken down
                 xr = xr + theta;
                 for (int j = lane(); j < k; j += LANES) {
                     const Real moved = theta * Tr[j];
@@ -231,7 +232,7 @@ PCL_DEVICE bool solve(Solver<double>& s) {
         }
         // What rounding in the residual itself could hide, from the objective and from the multipliers.
         const double unseen = DBL_EPSILON * scale;
-        if (!(in.k * unseen * unseen * s.trace <= in.tolerance && unseen <= 256 * in.eps)) return false;
+        if (!(unseen * unseen * s.trace <= 16 * in.tolerance && unseen <= 256 * in.eps)) return false;
         tol_w = 2 * in.eps * scale;
         if (drop_negative(s, tol_w)) continue;
         bool optimal = true;
@@ -257,7 +258,9 @@ PCL_DEVICE bool solve(Solver<DoubleDouble>& s) {
         if (!s.pivot(20 * in.k + 50, matters)) return false;
         bool again = true;
         for (int n = 0; n < 200 && again; ++n) {
-            again = s.residual() > in.tolerance;
+            const double fall = s.residual();
+            if (fall < -1e-9) return false;  // an indefinite C: the objective falls for ever
+            again = fall > in.tolerance;
             if (again) s.apply();
             for (int i = 0; i < in.k; ++i) {
                 if (!s.free[i] || !(s.v[i].hi < 0)) continue;

@@ -19,8 +19,8 @@ long warps(long batch, int k) {
     return (n + w - 1) / w * w;
 }
 
-// Three blocks a multiprocessor: told nothing, ptxas spills registers to fit more.
-__global__ void __launch_bounds__(128, 3) simplex_qp_kernel(SimplexBatch all, double* workspace) {
+// Two blocks a multiprocessor: told nothing, ptxas spills registers to fit more.
+__global__ void __launch_bounds__(128, 2) simplex_qp_kernel(SimplexBatch all, double* workspace) {
     extern __shared__ double fast[];
     const int w = threadIdx.x / LANES, per_block = blockDim.x / LANES;
     const long warp = long(blockIdx.x) * per_block + w, warps = long(gridDim.x) * per_block;

@@ -27,7 +27,7 @@ struct SimplexBatch {
 struct SimplexMemory {
     static constexpr int largest_fast = 64;  // tableaus up to this size are fast
 
-    static constexpr PCL_BOTH long fast(long k) { return (k <= largest_fast ? reals(k) : 0) + 4 * k; }
+    static constexpr PCL_BOTH long fast(long k) { return (k <= largest_fast ? reals(k) : 0) + 5 * k; }
     static constexpr PCL_BOTH long global(long k) { return k * k + 2 * reals(k); }
 };
 
@@ -125,9 +125,9 @@ PCL_DEVICE bool solve_in_doubles(const Problem& in, double* memory, int* free, d
 
 // The same in double-double; `memory` as for a Solver<DoubleDouble>. What is below `least` of the largest element
 // counts as zero.
-PCL_DEVICE bool solve_in_double_doubles(const Problem& in, DoubleDouble* memory, int* free, double* x, double least,
-                                        int& pivots) {
-    Solver<DoubleDouble> s(in, 1e-20, memory, free);  // a ridge far below the rounding of C
+PCL_DEVICE bool solve_in_double_doubles(const Problem& in, double ridge, DoubleDouble* memory, int* free, double* x,
+                                        double least, int& pivots) {
+    Solver<DoubleDouble> s(in, ridge, memory, free);
     const bool solved = solve(s);
     double largest = 0;
     for (int j = lane(); j < in.k; j += LANES) largest = fmax(largest, free[j] ? s.v[j].hi : 0.0);
@@ -141,44 +141,102 @@ PCL_DEVICE bool solve_in_double_doubles(const Problem& in, DoubleDouble* memory,
     return solved;
 }
 
-// xᵀCx / (sᵀx)²
-PCL_DEVICE DoubleDouble objective(const double* C, const double* s, const double* x, int k) {
-    DoubleDouble f = 0.0, t = 0.0;
-    for (int j = lane(); j < k; j += LANES) {
-        DoubleDouble Cx = 0.0;
-        for (int i = 0; i < k; ++i) Cx = Cx + two_product(C[i * k + j], x[i]);
-        f = f + Cx * DoubleDouble(x[j]);
-        t = t + two_product(s[j], x[j]);
-    }
-    f = sum(f);
-    t = sum(t);
-    return f / (t * t);
-}
+// Feasible points of min xᵀCx / (sᵀx)², the best of which stays in x.
+struct Candidates {
+    const double *C, *s;
+    const int k;
+    double* x;
+    double noise = 0;  // of C; an objective is not known better than noise·(Σx_i/sᵀx)²
+    DoubleDouble best = INFINITY;
 
-// A second look, better than the x that comes in or equal to it; see csrc/qp_exact.cpp. False where the result is not
-// certified.
-PCL_DEVICE bool simplex_exactly(const double* C, const double* s, int k, DoubleDouble* memory, int* free, double* x,
-                                double* other, int& pivots) {
-    const double tolerance = 1e-19, zero = 1e-30;  // an objective that stands for 0
-    DoubleDouble best = objective(C, s, x, k);
-    bool solved = false;
-    // Where the gradients cancel, they do so whatever s is; with s of very different sizes only s = 1 can see it.
-    // What is left of the others by rounding would weigh in with its s, so it goes.
-    for (int look = 0; look < 2; ++look) {
-        const Problem in{C, look ? nullptr : s, k, true, DBL_EPSILON, look ? zero : tolerance};
-        const bool done = solve_in_double_doubles(in, memory, free, other, look ? 1e-12 : 0.0, pivots);
-        const DoubleDouble f = objective(C, s, other, k);
-        const bool better = f < best;  // false for NaN
-        if (better) {
+    // True where `other` is as good as any before it.
+    PCL_DEVICE bool offer(const double* other) {
+        DoubleDouble f = 0.0, t = 0.0, length = 0.0;
+        for (int j = lane(); j < k; j += LANES) {
+            DoubleDouble Cx = 0.0;
+            for (int i = 0; i < k; ++i) Cx = Cx + two_product(C[i * k + j], other[i]);
+            f = f + Cx * DoubleDouble(other[j]);
+            t = t + two_product(s[j], other[j]);
+            length = length + DoubleDouble(other[j]);
+        }
+        t = sum(t);
+        length = sum(length);
+        f = (sum(f) + DoubleDouble(noise) * length * length) / (t * t);
+        const bool as_good = f.hi <= best.hi + 1e-15;  // false where it is NaN
+        if (f < best) {
             best = f;
             for (int j = lane(); j < k; j += LANES) x[j] = other[j];
-            sync();
         }
-        if (!look) solved = done;
-        if (look && better && best.hi <= tolerance) solved = true;
-        if (!(tolerance < best.hi)) break;
+        sync();
+        return as_good;
     }
-    return solved && best.hi >= -1e-15;  // below that, C is not positive semidefinite
+
+    PCL_DEVICE void offer_best_single(double* other) {
+        int single = 0;
+        for (int i = 1; i < k; ++i)
+            if (s[i] * s[i] * C[single * k + single] > s[single] * s[single] * C[i * k + i]) single = i;
+        for (int j = lane(); j < k; j += LANES) other[j] = j == single;
+        sync();
+        offer(other);
+    }
+
+    // The optimality conditions up to the rounding of C.
+    PCL_DEVICE bool optimal() const {
+        double f = 0, t = 0, length = 0, bad = 0;
+        for (int j = lane(); j < k; j += LANES) {
+            f += x[j] * column(j);
+            t += s[j] * x[j];
+            length += x[j];
+        }
+        f = sum(f);
+        t = sum(t);
+        length = sum(length);
+        for (int j = lane(); j < k; j += LANES) {
+            const double w = column(j) - f / t * s[j], allowed = 256 * DBL_EPSILON * fmax(t, length);
+            bad += w < -allowed || (x[j] > 0 && w > allowed);
+        }
+        return sum(bad) == 0;
+    }
+
+    PCL_DEVICE double column(int j) const {
+        double Cx = 0;
+        for (int i = 0; i < k; ++i) Cx += C[i * k + j] * x[i];
+        return Cx;
+    }
+
+    PCL_DEVICE bool is_zero() const { return best.hi >= 0 && best.hi <= 1e-19; }
+};
+
+// A second look, better than the x that comes in or equal to it; csrc/qp_exact.cpp has the reasons. False where the
+// result is not certified. `other` and `incoming` are room for k doubles each.
+PCL_DEVICE bool simplex_exactly(const double* C, const double* s, int k, DoubleDouble* memory, int* free, double* x,
+                                double* other, double* incoming, int& pivots) {
+    for (int j = lane(); j < k; j += LANES) incoming[j] = x[j];
+    sync();
+    Candidates candidates{C, s, k, x};
+    candidates.offer_best_single(other);
+    candidates.offer(incoming);
+    bool solved = false;
+    // with s, with s = 1, which alone sees that gradients cancel where s is of very different sizes, and with ridges
+    // of the size of C's rounding
+    for (int look = 0; look < 5; ++look) {
+        double ridge = 1e-20, tolerance = look ? 1e-30 : 1e-19;
+        if (look >= 2) ridge = tolerance = 4 * DBL_EPSILON * (look == 2 ? 1 : look == 3 ? 16 : 256);
+        if (look == 2) {
+            candidates.noise = 4 * DBL_EPSILON;
+            candidates.best = INFINITY;
+            candidates.offer(x);
+            candidates.offer(incoming);
+            candidates.offer_best_single(other);
+        }
+        const Problem in{C, look == 1 ? nullptr : s, k, true, DBL_EPSILON, tolerance};
+        const bool done = solve_in_double_doubles(in, ridge, memory, free, other, look == 1 ? 1e-12 : 0.0, pivots);
+        const bool as_good = candidates.offer(other);
+        if (look == 0) solved = done && as_good;
+        if (look < 2 && candidates.is_zero()) return true;
+        if (look == 1 && solved) return true;
+    }
+    return candidates.optimal();
 }
 
 // sᵀx, compensated: the last digit of Σ λσ = 1 is at stake. Every lane adds all of it, in the same order.
@@ -213,11 +271,12 @@ PCL_DEVICE void simplex_qp(const SimplexBatch& all, long b, double* fast, double
     double* const s = fast;
     double* const x = s + k;
     double* const other = x + k;
-    int* const e = reinterpret_cast<int*>(other + k);
+    double* const incoming = other + k;
+    int* const e = reinterpret_cast<int*>(incoming + k);
     int* const free = e + k;
     double* const C = global;
     DoubleDouble* const exact_memory = reinterpret_cast<DoubleDouble*>(C + k * k);
-    double* const memory = k <= SimplexMemory::largest_fast ? other + 2 * k : C + k * k;
+    double* const memory = k <= SimplexMemory::largest_fast ? incoming + 2 * k : C + k * k;
 
     double bad = 0;
     for (int i = lane(); i < k; i += LANES) bad += sigma && !(sigma[i] >= DBL_MIN && sigma[i] < INFINITY);
@@ -244,7 +303,8 @@ PCL_DEVICE void simplex_qp(const SimplexBatch& all, long b, double* fast, double
         const Problem in{C, s, k, true, eps, 0.5 * eps};
         solved = solve_in_doubles(in, memory, free, x, pivots);
         // A float32 Gramian has not the digits that a second look would bring out.
-        if (!solved && !all.is_float) solved = simplex_exactly(C, s, k, exact_memory, free, x, other, pivots);
+        if (!solved && !all.is_float)
+            solved = simplex_exactly(C, s, k, exact_memory, free, x, other, incoming, pivots);
     }
 
     const double t = total(s, x, k);
