@@ -17,7 +17,8 @@ def simplex_qp(gram: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor, Tens
     if not _C.BUILD["cuda"]:
         raise RuntimeError(
             "simplex_qp: gram is on a CUDA device, but this pcl_kernels was built without CUDA. Build it "
-            "where nvcc is on the PATH (PCL_CUDA=1 pip install .), or solve on the CPU: simplex_qp(gram.cpu(), ...)"
+            "where nvcc is on the PATH (PCL_CUDA=1 pip install .), or solve on the CPU: "
+            "simplex_qp(gram.cpu(), ...)"
         )
     k, batch = gram.shape[-1], gram.shape[:-2]
     gram = gram.contiguous()
