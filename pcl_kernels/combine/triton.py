@@ -1,8 +1,8 @@
 """Weighted sums and fused updates on a GPU: every byte is read once and written once.
 
-All kernels walk the blocks of a pointer table (`_pointers.py`), one program a block. Weights, sums and steps
-are float64 and each element is rounded once. Where memory is the limit that is free, for the plain weighted sum
-on gaming cards too.
+All kernels walk the blocks of a pointer table (`_pointers.py`), one program a block. Weights, sums and
+steps are float64 and each element is rounded once. Where memory is the limit that is free, for the plain
+weighted sum on gaming cards too.
 """
 
 from __future__ import annotations
