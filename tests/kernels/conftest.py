@@ -33,7 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         sizes_in_shapes = [math.prod(shape) for shape in values.get("shapes", [])]
         elements = max([values.get("m", 0), *sizes_in_shapes]) * values.get("k", 1)
         rare = values.get("dtype", torch.float32) not in (torch.float32, torch.bfloat16)
-        if elements > 2500 or rare or "test_properties" in item.name or "threads" in item.name:
+        if (
+            elements > 2500
+            or values.get("k", 1) > 25
+            or rare
+            or "test_properties" in item.name
+            or "threads" in item.name
+        ):
             item.add_marker(pytest.mark.slow)
 
 

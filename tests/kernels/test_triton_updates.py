@@ -11,6 +11,7 @@ from tests.kernels.gradient_cases import task_gradients
 
 pytest.importorskip("triton")
 from pcl_kernels.combine import triton as kernels
+from pcl_kernels.gramian import triton as gramian
 
 SHAPES = [(3,), (65, 4), (2100,), (1,)]
 TASKS, STEPS = 3, 4
@@ -100,6 +101,13 @@ def test_adamw(decoupled: bool, dtype: torch.dtype) -> None:
         assert_close(ours, [p.detach() for p in theirs], dtype)
         assert_close(first, [optimizer.state[p]["exp_avg"] for p in theirs], dtype)
         assert_close(second, [optimizer.state[p]["exp_avg_sq"] for p in theirs], dtype)
+
+
+def test_gramian_of_many_tasks_goes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gramian, "LARGEST", 4)
+    grads = [torch.randn(33, device=DEVICE) for _ in range(7)]
+    j = torch.stack(grads).double()
+    assert (gramian.gramian(grads, 7) - j @ j.T).abs().max() < 1e-12
 
 
 def test_parameters_in_other_memory_layouts_are_updated_in_place() -> None:
