@@ -13,7 +13,9 @@ namespace py = pybind11;
 
 namespace pcl {
 
+void register_cagrad_dual(py::module_& m);
 void register_cone_qp(py::module_& m);
+void register_nash_mtl(py::module_& m);
 void register_simplex_qp(py::module_& m);
 
 namespace {
@@ -48,6 +50,8 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "Compiled kernels of pcl_kernels on raw addresses. Not for direct use.";
     pcl::register_build_facts(m);
     m.def("cuda_device_count", &pcl_cuda_device_count);
+    pcl::register_cagrad_dual(m);
     pcl::register_cone_qp(m);
+    pcl::register_nash_mtl(m);
     pcl::register_simplex_qp(m);
 }

@@ -4,7 +4,10 @@ Every function takes and returns PyTorch tensors; every op has a plain float64 P
 `reference.py`. `python -m pcl_kernels.info` says what is built.
 """
 
+from pcl_kernels.cagrad_dual import cagrad_dual
 from pcl_kernels.cone_qp import cone_qp
+from pcl_kernels.imtl_g import imtl_g
+from pcl_kernels.nash_mtl import nash_mtl
 from pcl_kernels.simplex_qp import QPInfo, Status, simplex_qp
 
-__all__ = ["QPInfo", "Status", "cone_qp", "simplex_qp"]
+__all__ = ["QPInfo", "Status", "cagrad_dual", "cone_qp", "imtl_g", "nash_mtl", "simplex_qp"]
