@@ -157,6 +157,17 @@ struct Core {
         return int(at_b);
     }
 
+    // The variable of S that reaches zero first when r grows, and how far r may grow until then.
+    int first_to_leave(int r, double& way) const {
+        const V* Tr = row(a.T, r);
+        return argmin(
+            [&](int j) {
+                const M blocks = a.free[j] & (Tr[j] > 0.0);
+                return blocks ? a.v[j] / Tr[j] : splat(inf);
+            },
+            way);
+    }
+
     // Pivot until no multiplier of N lies below -tol_w; false where the count of pivots says that rounding
     // leads in circles.
     bool pivot() {
@@ -169,17 +180,13 @@ struct Core {
             for (bool inside = false; !inside && sweeps < limit;) {
                 V* Tr = row(a.T, r);
                 double theta;
-                const int leaving = argmin(
-                    [&](int j) {
-                        const M blocks = a.free[j] & (Tr[j] > 0.0);
-                        return blocks ? a.v[j] / Tr[j] : splat(inf);
-                    },
-                    theta);
+                const int leaving = first_to_leave(r, theta);
                 double d = at(Tr, r);
                 if (d < 0.25 * ridge && theta == inf) d = at(Tr, r) = ridge;
                 const double full = d < 0.25 * ridge ? inf : -at(a.v, r) / d;
                 inside = full <= theta;
                 if (inside) theta = full;
+                else if (leaving < 0) return false;  // NaN: the tableau has broken down
                 for (int j = 0; j < nv(); ++j) a.v[j] += theta * a.sign[j] * Tr[j];
                 xr += theta;
                 if (inside) at(a.v, r) = xr;
@@ -226,33 +233,64 @@ struct Core {
         return sum(fall);
     }
 
+    double largest_residual() const {
+        V m = {};
+        for (int j = 0; j < nv(); ++j) {
+            const V r = a.free[j] ? a.rho[j] : V{}, size = r < 0.0 ? -r : r;
+            m = m < size ? size : m;
+        }
+        double largest = m[0];
+        for (int i = 1; i < W; ++i) largest = largest < m[i] ? m[i] : largest;
+        return largest;
+    }
+
     void apply() {
         for (int j = 0; j < nv(); ++j) a.v[j] += a.free[j] ? a.step[j] : V{};
     }
 
-    // Leaves x in v on S, the multipliers in v on N, and rho at that x.
+    // Leaves x in v on S, the multipliers in v on N, and rho at that x. True where it is the minimiser; with rank1
+    // a t above 1 would mean xᵀCx < 0.
     bool solve() {
         const double tolerance = 0.5 * set.eps;
         bool stationary = pivot();
         for (int round = 0; round < 12 && stationary; ++round) {
             stationary = false;
+            double scale = 1;
             for (int n = 0; n < 6 && !stationary; ++n) {
                 residual();
                 const double fall = correction();
-                stationary = n > 0 && std::fabs(fall) <= tolerance;
+                scale = std::fmax(1.0, norm1);
+                stationary = n > 0 && std::fabs(fall) <= tolerance && largest_residual() <= 8 * set.eps * scale;
                 if (!stationary) apply();
             }
-            // what rounding in the residual itself could hide
-            const double scale = std::fmax(1.0, norm1);
+            // What rounding in the residual itself could hide, from the objective (an eigenvalue e of A_SS turns it
+            // into e·(unseen/(e + ridge))² at most) and from the multipliers.
             const double unseen = std::numeric_limits<double>::epsilon() * scale;
-            if (!(k * unseen * unseen * trace <= tolerance)) return false;
+            if (!(unseen * unseen * trace <= 16 * tolerance && unseen <= 256 * set.eps)) return false;
             tol_w = 2 * set.eps * scale;
             if (drop_negative()) continue;
             bool optimal = true;
             for (int j = 0; j < nv(); ++j) a.v[j] = a.bound[j] ? -a.rho[j] : a.v[j];
             for (int i = 0; i < k; ++i) optimal = optimal && !(at(a.bound, i) && at(a.v, i) < -tol_w);
-            if (optimal) return stationary;
+            if (optimal) return stationary && !gain_in_doubt(scale) && !(t - 1.0 > 64 * set.eps * scale * scale);
             stationary = pivot();
+        }
+        return false;
+    }
+
+    // A multiplier of N that is zero up to rounding could be a little negative. Entering would then gain at most
+    // |w_i| times the way until a variable blocks, and at most |w_i|/q_i since the objective (1 - t)/t is convex.
+    // For equal gradients that is nothing; for opposite ones with tiny q_i (huge norms, small σ), which would
+    // carry huge x_i, it may be everything.
+    bool gain_in_doubt(double scale) const {
+        const double eps = std::numeric_limits<double>::epsilon(), noise = eps * scale;
+        if (!set.rank1 || set.eps > eps || 1.0 - t <= eps) return false;
+        for (int i = 0; i < k; ++i) {
+            if (!at(a.bound, i) || at(a.v, i) >= noise) continue;
+            double way;
+            first_to_leave(i, way);
+            const double loss = std::fmin(at(a.v, i), 0.0) - noise;
+            if (-loss * std::fmin(way, 1.0 / at(a.q, i)) > 5 * noise) return true;
         }
         return false;
     }

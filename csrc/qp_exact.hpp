@@ -9,4 +9,8 @@ namespace pcl {
 // the objective falls without end.
 bool solve_exactly(int k, const double* C, long stride, const double* q, bool rank1, double* x, int& pivots);
 
+// min xᵀCx / (sᵀx)² over x >= 0, s > 0, better than the x that comes in or equal to it. False where the result is
+// not certified.
+bool simplex_exactly(int k, const double* C, long stride, const double* s, double* x, int& pivots);
+
 }  // namespace pcl

@@ -35,22 +35,17 @@ Outcome run_core(const Arrays& a, int k, int nv, const Settings& set) {
     Core<NV> core(a, set, k, nv);
     core.start();
     const bool solved = core.solve();
-    for (int j = 0; j < nv; ++j) a.step[j] = a.free[j] ? a.v[j] : V{};
+    for (int j = 0; j < nv; ++j) a.step[j] = a.free[j] & (a.v[j] > 0.0) ? a.v[j] : V{};  // also where unsolved
     return {solved, core.sweeps};
 }
 
-// Minimise 1/2 xᵀAx - qᵀx over x >= 0 for the C and q in `a`; x ends in a.step.
+// Minimise 1/2 xᵀAx - qᵀx over x >= 0 for the C and q in `a`; x ends in a.step. `solved` is false where double
+// precision cannot vouch for it.
 inline Outcome minimise(const Arrays& a, int k, int nv, const Settings& set) {
     using Run = Outcome (*)(const Arrays&, int, int, const Settings&);
     static constexpr Run by_width[] = {run_core<0>, run_core<1>, run_core<2>, run_core<3>, run_core<4>,
                                        run_core<5>, run_core<6>, run_core<7>, run_core<8>};
-    Outcome done = by_width[nv <= 8 ? nv : 0](a, k, nv, set);
-    // More digits than the input has would be spent on its rounding.
-    if (!done.solved && set.eps <= std::numeric_limits<double>::epsilon())
-        done.solved = solve_exactly(k, reinterpret_cast<double*>(a.C), long(nv) * W,
-                                    reinterpret_cast<double*>(a.q), set.rank1, reinterpret_cast<double*>(a.step),
-                                    done.pivots);
-    return done;
+    return by_width[nv <= 8 ? nv : 0](a, k, nv, set);
 }
 
 // 2^n, also where it is subnormal, zero or infinite.

@@ -60,16 +60,15 @@ struct Problem {
 
         Outcome done{true, 0};
         if (k == 1) x[0] = 1.0;
-        else if (k == 2) two(C, ld, s, x);
+        else if (k == 2) done.solved = two(C, ld, s, x, precision<T>());
         else done = minimise(a, k, work.nv, {true, precision<T>()});
+        // A float32 Gramian has not the digits that a second look would bring out.
+        if (!done.solved && k > 2 && sizeof(T) == sizeof(double))
+            done.solved = simplex_exactly(k, C, ld, s, x, done.pivots);
 
-        double t = 0, low = 0;  // sᵀx, compensated: the last digit of Σ λσ = 1 is at stake
-        for (int i = 0; i < k; ++i) {
-            const double p = x[i] * s[i], sum = t + p, part = sum - t;
-            low += (t - (sum - part)) + (p - part) + std::fma(x[i], s[i], -p);
-            t = sum;
-        }
-        t += low;
+        long double t_long = 0;  // the last digit of Σ λσ = 1 is at stake
+        for (int i = 0; i < k; ++i) t_long += static_cast<long double>(x[i]) * s[i];
+        const double t = double(t_long);
         for (int i = 0; i < k; ++i) out[i] = x[i] / t * pow2(e[i] - E);
         const auto status = done.solved ? SimplexStatus::solved : SimplexStatus::inexact;
         if (info.gap) info.write(b, k, out, gap(C, ld, s, x, t) * pow2(-E) * pow2(-E), done.pivots, status);
@@ -83,13 +82,15 @@ struct Problem {
     }
 
     // Eq. 20-23 of EMGD with general σ: inside, both multipliers vanish; else the better single task.
-    static void two(const double* C, long ld, const double* s, double* x) {
+    // False where |cos| > 1 by more than rounding.
+    static bool two(const double* C, long ld, const double* s, double* x, double eps) {
         const double x0 = difference_of_products(s[0], C[ld + 1], s[1], C[1]);
         const double x1 = difference_of_products(s[1], C[0], s[0], C[1]);
         const bool first = C[0] * s[1] * s[1] <= C[ld + 1] * s[0] * s[0];
         const bool inside = x0 > 0 && x1 > 0;
         x[0] = inside ? x0 : first;
         x[1] = inside ? x1 : !first;
+        return C[1] * C[1] <= C[0] * C[ld + 1] * (1 + 8 * eps);
     }
 
     // 2(λᵀGλ - min_i (Gλ)_i/σ_i) of the scaled problem.

@@ -20,6 +20,25 @@ def combine(
     threads: int,
     /,
 ) -> None: ...
+def cagrad_dual(
+    gram: int, is_float: bool, c: float, out: int, status: int, batch: int, k: int, threads: int, /
+) -> int: ...
+def nash_mtl(
+    gram: int, is_float: bool, out: int, status: int, batch: int, k: int, threads: int, /
+) -> int: ...
+def cone_qp(
+    gram: int,
+    is_float: bool,
+    b: int,
+    b_stride: int,
+    out: int,
+    pivots: int,
+    status: int,
+    batch: int,
+    k: int,
+    threads: int,
+    /,
+) -> int: ...
 def simplex_qp(
     gram: int,
     is_float: bool,
