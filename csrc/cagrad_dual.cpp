@@ -55,9 +55,11 @@ struct CagradProblem {
 
         // From here in units where G is the unit of b: b_i = (C u)_i is d_i times the scaled b.
         double low = inf, high = inf;
+        int single = 0;
         for (int i = 0; i < k; ++i) {
             low = std::fmin(low, b[i] / one[i]);
-            high = std::fmin(high, (b[i] + r * std::sqrt(C[i * ld + i])) / one[i]);
+            const double value = (b[i] + r * std::sqrt(C[i * ld + i])) / one[i];
+            if (value < high) high = value, single = i;
         }
         if (r == 0) {  // linear: all weight on the lowest b, the first of equals
             int best = 0;
@@ -68,7 +70,11 @@ struct CagradProblem {
         }
         const double size = std::fmax(std::fabs(low), std::fabs(high));
         double least = least_norm(C, ld, eps, r, out);
-        high = std::fmin(high, least);
+        if (high < least) {  // the best single task
+            for (int i = 0; i < k; ++i) out[i] = i == single;
+            least = high;
+        }
+        high = least;
         double nu = high;
         bool solved = false, exact = true;
         for (int i = 0; i < k; ++i) before[i] = 2;
