@@ -1,13 +1,13 @@
 """simplex_qp beside the solvers that people use today: `python -m bench.simplex_qp`.
 
-Every peer solves the same problems in the same run; it is handed arrays already converted for it, and the time of
-ours is the whole Python call from tensors to tensors. Peers that are not installed are left out, with a word.
+Every peer solves the same problems in the same run, from arrays already converted for it, and the time of ours
+is the whole Python call from tensors to tensors. Peers that are not installed are left out, with a word.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -78,8 +78,7 @@ def qpth_peer(gram: Tensor) -> Callable[[], Any]:
         torch.ones(n, 1, k),
         torch.ones(n, 1),
     )
-    args = tuple(a.double() for a in args)
-    return lambda: qp(*args)
+    return lambda: qp(*(a.double() for a in args))
 
 
 SINGLE_PEERS: dict[str, Solver] = {"quadprog": quadprog_peer, "torchjd": torchjd_peer}
@@ -90,18 +89,21 @@ BATCH_PEERS: dict[str, Solver] = {
 }
 
 
-def installed(peers: dict[str, Solver]) -> Iterator[tuple[str, Solver]]:
-    for name, peer in peers.items():
-        try:
-            peer(gramians(2, 1))()
-        except ImportError as error:
-            print(f"{name}: left out, {error}")
-        else:
-            yield name, peer
+def works(name: str, peer: Solver) -> bool:
+    try:
+        peer(gramians(2, 1))()
+    except ImportError as error:
+        print(f"{name}: left out, {error}")
+        return False
+    return True
+
+
+def installed(peers: dict[str, Solver]) -> dict[str, Solver]:
+    return {name: peer for name, peer in peers.items() if works(name, peer)}
 
 
 def compare(title: str, batch: int, peers: dict[str, Solver], rounds: int) -> None:
-    available = dict(installed(peers))
+    available = installed(peers)
     rows = []
     for k in SIZES:
         gram = gramians(k, batch)
@@ -124,9 +126,9 @@ def threads_gain() -> None:
 
 
 def accuracy(count: int = 600) -> None:
-    """Share of the hard set solved to 1e-15 of the best single task, σ = 1 for all since most peers know no other."""
+    """Share of the hard set solved to 1e-15 of the best single task; σ = 1, as most peers know no other."""
     problems = [p for p in hard_set(count, k_max=16) if set(p.sigma) == {1.0}]
-    solvers: dict[str, Solver] = {"ours": ours, **dict(installed({**SINGLE_PEERS, "ProxQP": proxqp_peer}))}
+    solvers: dict[str, Solver] = {"ours": ours, **installed({**SINGLE_PEERS, "ProxQP": proxqp_peer})}
     rows = []
     for name, solver in solvers.items():
         solved = {1e-15: 0, 1e-10: 0}
