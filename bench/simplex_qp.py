@@ -1,7 +1,7 @@
 """simplex_qp beside the solvers that people use today: `python -m bench.simplex_qp`.
 
-Every peer solves the same problems in the same run, from arrays already converted for it, and the time of ours
-is the whole Python call from tensors to tensors. Peers that are not installed are left out, with a word.
+Every peer solves the same problems in the same run, from arrays already converted for it. The time of ours is
+the whole Python call from tensors to tensors. Peers that are not installed are left out, with a word.
 """
 
 from __future__ import annotations
