@@ -14,7 +14,13 @@ namespace py = pybind11;
 namespace pcl {
 
 void register_combine(py::module_& m);
+void register_cuda(py::module_& m);
+void register_combine_update(py::module_& m);
 void register_gramian(py::module_& m);
+void register_read_bytes(py::module_& m);
+void register_cagrad_dual(py::module_& m);
+void register_cone_qp(py::module_& m);
+void register_nash_mtl(py::module_& m);
 void register_simplex_qp(py::module_& m);
 
 namespace {
@@ -50,6 +56,12 @@ PYBIND11_MODULE(_C, m) {
     pcl::register_build_facts(m);
     m.def("cuda_device_count", &pcl_cuda_device_count);
     pcl::register_combine(m);
+    pcl::register_cuda(m);
+    pcl::register_combine_update(m);
     pcl::register_gramian(m);
+    pcl::register_read_bytes(m);
+    pcl::register_cagrad_dual(m);
+    pcl::register_cone_qp(m);
+    pcl::register_nash_mtl(m);
     pcl::register_simplex_qp(m);
 }

@@ -4,45 +4,55 @@
 
 #include <cmath>
 
+#ifdef __CUDACC__
+#define PCL_BOTH __host__ __device__ inline
+#else
+#define PCL_BOTH inline
+#endif
+
 namespace pcl {
 
 struct DoubleDouble {
     double hi = 0, lo = 0;
-    DoubleDouble(double a = 0) : hi(a) {}
-    DoubleDouble(double a, double b) : hi(a), lo(b) {}
+    PCL_BOTH DoubleDouble(double a = 0) : hi(a) {}
+    PCL_BOTH DoubleDouble(double a, double b) : hi(a), lo(b) {}
 };
 
-inline DoubleDouble quick_two_sum(double a, double b) {  // |a| >= |b|
+PCL_BOTH DoubleDouble quick_two_sum(double a, double b) {  // |a| >= |b|
     const double s = a + b;
     return {s, b - (s - a)};
 }
 
-inline DoubleDouble two_sum(double a, double b) {
+PCL_BOTH DoubleDouble two_sum(double a, double b) {
     const double s = a + b, c = s - a;
     return {s, (a - (s - c)) + (b - c)};
 }
 
-inline DoubleDouble two_product(double a, double b) {
+PCL_BOTH DoubleDouble two_product(double a, double b) {
+#ifdef __CUDA_ARCH__
+    const double p = __dmul_rn(a, b);  // which nvcc never contracts
+#else
     const double p = a * b;
+#endif
     return {p, std::fma(a, b, -p)};
 }
 
-inline DoubleDouble operator-(DoubleDouble a) { return {-a.hi, -a.lo}; }
+PCL_BOTH DoubleDouble operator-(DoubleDouble a) { return {-a.hi, -a.lo}; }
 
-inline DoubleDouble operator+(DoubleDouble a, DoubleDouble b) {
+PCL_BOTH DoubleDouble operator+(DoubleDouble a, DoubleDouble b) {
     DoubleDouble s = two_sum(a.hi, b.hi), t = two_sum(a.lo, b.lo);
     s = quick_two_sum(s.hi, s.lo + t.hi);
     return quick_two_sum(s.hi, s.lo + t.lo);
 }
 
-inline DoubleDouble operator-(DoubleDouble a, DoubleDouble b) { return a + (-b); }
+PCL_BOTH DoubleDouble operator-(DoubleDouble a, DoubleDouble b) { return a + (-b); }
 
-inline DoubleDouble operator*(DoubleDouble a, DoubleDouble b) {
+PCL_BOTH DoubleDouble operator*(DoubleDouble a, DoubleDouble b) {
     const DoubleDouble p = two_product(a.hi, b.hi);
     return quick_two_sum(p.hi, p.lo + (a.hi * b.lo + a.lo * b.hi));
 }
 
-inline DoubleDouble operator/(DoubleDouble a, DoubleDouble b) {
+PCL_BOTH DoubleDouble operator/(DoubleDouble a, DoubleDouble b) {
     const double q1 = a.hi / b.hi;
     DoubleDouble r = a - b * DoubleDouble(q1);
     const double q2 = r.hi / b.hi;
@@ -50,6 +60,6 @@ inline DoubleDouble operator/(DoubleDouble a, DoubleDouble b) {
     return quick_two_sum(q1, q2) + DoubleDouble(r.hi / b.hi);
 }
 
-inline bool operator<(DoubleDouble a, DoubleDouble b) { return a.hi < b.hi || (a.hi == b.hi && a.lo < b.lo); }
+PCL_BOTH bool operator<(DoubleDouble a, DoubleDouble b) { return a.hi < b.hi || (a.hi == b.hi && a.lo < b.lo); }
 
 }  // namespace pcl

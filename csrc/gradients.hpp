@@ -33,7 +33,7 @@ struct Gradients {
 
 // Part of one parameter: `size` elements from element `offset` on, at distance `at` from the asked range's start.
 struct Piece {
-    std::int64_t parameter, offset, at, size;
+    std::int64_t parameter = 0, offset = 0, at = 0, size = 0;
 };
 
 // Walks over the pieces of the column range [lo, hi).

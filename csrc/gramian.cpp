@@ -1,10 +1,13 @@
 // G = J Jᵀ for k task gradients that lie anywhere in memory, in one pass over their bytes.
 //
-// Columns are cut into chunks, chunks into blocks. The block's k rows are widened to doubles and packed into
-// panels of kTile rows that stay in cache; register tiles then multiply panel by panel, the lower half only.
+// Columns are cut into chunks, chunks into blocks. A block's k rows are widened to doubles and packed into panels
+// of kTile rows that stay in the first-level cache; register tiles multiply panel by panel, the lower half only,
+// while the next block is fetched. Up to kTile rows are one tile, which runs straight over the rows in memory.
+//
 // Every pair (i, j) sums in eight lanes over its chunk; the chunks' sums are added up pairwise. Products of
-// float32, float16 and bfloat16 are exact in double, and no chain of additions is long. The cut depends on k and m
-// alone, so the result has the same bits for any number of threads and on every instruction set with FMA.
+// float32, float16 and bfloat16 are exact in double, and no chain of additions is long. The cut into chunks
+// depends on k and m alone, and column c always falls into lane c mod 8, so the result has the same bits for any
+// number of threads, any division into parameters, and on every instruction set with FMA.
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -17,6 +20,8 @@ namespace pcl::PCL_ISA {
 namespace {
 
 constexpr int kTile = kRegisters == 32 ? 5 : 3;  // kTile² sums and two operands' rows in registers
+constexpr std::int64_t kBlock = 128;             // columns; 20 rows of doubles take 20 KB
+constexpr std::int64_t kAhead = 512;             // columns between reading and fetching, where one tile streams
 
 struct Free {
     void operator()(void* p) const { std::free(p); }
@@ -27,6 +32,9 @@ Buffer allocate(std::int64_t doubles) {
     return Buffer(static_cast<double*>(std::aligned_alloc(64, (doubles * 8 + 63) / 64 * 64)));
 }
 
+Vec load(const double* p) { return *reinterpret_cast<const Vec*>(p); }
+void store(double* p, Vec x) { *reinterpret_cast<Vec*>(p) = x; }
+
 // sums[i][j][lane] += Σ_group a[group][i][lane] b[group][j][lane]; where Diagonal, b is a and j <= i.
 template <int Rows, int Columns, bool Diagonal>
 void multiply(const double* a, const double* b, std::int64_t groups, double* sums) {
@@ -36,16 +44,15 @@ void multiply(const double* a, const double* b, std::int64_t groups, double* sum
         for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 8
             for (int j = 0; j < Columns; ++j)
-                if (!Diagonal || j <= i)
-                    sum[i][j] = *reinterpret_cast<const Vec*>(sums + (i * Columns + j) * kLanes + part);
+                if (!Diagonal || j <= i) sum[i][j] = load(sums + (i * Columns + j) * kLanes + part);
         const double *pa = a + part, *pb = b + part;
         for (std::int64_t group = 0; group < groups; ++group, pa += Rows * kLanes, pb += Columns * kLanes) {
             Vec x[Rows];
 #pragma GCC unroll 8
-            for (int i = 0; i < Rows; ++i) x[i] = *reinterpret_cast<const Vec*>(pa + i * kLanes);
+            for (int i = 0; i < Rows; ++i) x[i] = load(pa + i * kLanes);
 #pragma GCC unroll 8
             for (int j = 0; j < Columns; ++j) {
-                const Vec y = Diagonal ? x[j < Rows ? j : 0] : *reinterpret_cast<const Vec*>(pb + j * kLanes);
+                const Vec y = Diagonal ? x[j < Rows ? j : 0] : load(pb + j * kLanes);
 #pragma GCC unroll 8
                 for (int i = 0; i < Rows; ++i)
                     if (!Diagonal || j <= i) sum[i][j] += x[i] * y;
@@ -55,25 +62,62 @@ void multiply(const double* a, const double* b, std::int64_t groups, double* sum
         for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 8
             for (int j = 0; j < Columns; ++j)
-                if (!Diagonal || j <= i)
-                    *reinterpret_cast<Vec*>(sums + (i * Columns + j) * kLanes + part) = sum[i][j];
+                if (!Diagonal || j <= i) store(sums + (i * Columns + j) * kLanes + part, sum[i][j]);
     }
 }
 
 using Multiply = void (*)(const double*, const double*, std::int64_t, double*);
 
-// The tile for the last panel's `rows`, 1 .. kTile, against a full panel or against itself.
+// The tile of 1 .. kTile packed rows against a full panel or against themselves.
 template <int Rows = kTile>
-Multiply tile(int rows, bool diagonal) {
+Multiply tile_kernel(int rows, bool diagonal) {
     if constexpr (Rows > 1) {
-        if (rows < Rows) return tile<Rows - 1>(rows, diagonal);
+        if (rows < Rows) return tile_kernel<Rows - 1>(rows, diagonal);
     }
     return diagonal ? &multiply<Rows, Rows, true> : &multiply<Rows, kTile, false>;
 }
 
+// sums[i][j][lane] += Σ_c row[i][c] row[j][c], j <= i, over 8 * groups columns of rows in memory.
+template <class T, int Rows>
+void multiply_rows(const T* const* row, std::int64_t groups, double* sums) {
+    for (int part = 0; part < kLanes; part += kWidth) {
+        const T* from[Rows];
+        for (int i = 0; i < Rows; ++i) from[i] = row[i] + part;
+        Vec sum[Rows][Rows];
+#pragma GCC unroll 8
+        for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
+            for (int j = 0; j <= i; ++j) sum[i][j] = load(sums + (i * Rows + j) * kLanes + part);
+        for (std::int64_t c = 0; c < groups * kLanes; c += kLanes) {
+            Vec x[Rows];
+#pragma GCC unroll 8
+            for (int i = 0; i < Rows; ++i) {
+                x[i] = widen_vec(from[i] + c);
+                __builtin_prefetch(from[i] + c + kAhead);
+            }
+#pragma GCC unroll 8
+            for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
+                for (int j = 0; j <= i; ++j) sum[i][j] += x[i] * x[j];
+        }
+#pragma GCC unroll 8
+        for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 8
+            for (int j = 0; j <= i; ++j) store(sums + (i * Rows + j) * kLanes + part, sum[i][j]);
+    }
+}
+
+template <class T, int Rows = kTile>
+void multiply_rows(int rows, const T* const* row, std::int64_t groups, double* sums) {
+    if constexpr (Rows > 1) {
+        if (rows < Rows) return multiply_rows<T, Rows - 1>(rows, row, groups, sums);
+    }
+    multiply_rows<T, Rows>(row, groups, sums);
+}
+
 // The k x k lower half as a list of tiles, and where each keeps its sums.
 struct Tile {
-    int i, j;    // first row, first column
+    int i, j;  // first row, first column
     int rows, columns;
     std::int64_t at;  // first of its rows * columns sums
     Multiply multiply;
@@ -85,7 +129,7 @@ std::vector<Tile> tiles_of(int k) {
     for (int i = 0; i < k; i += kTile)
         for (int j = 0; j <= i; j += kTile) {
             const int rows = std::min(kTile, k - i), columns = i == j ? rows : kTile;
-            tiles.push_back({i, j, rows, columns, at, tile(rows, i == j)});
+            tiles.push_back({i, j, rows, columns, at, tile_kernel(rows, i == j)});
             at += rows * columns;
         }
     return tiles;
@@ -96,52 +140,101 @@ template <class T>
 void pack(const T* from, std::int64_t n, double* to, std::int64_t at, std::int64_t stride) {
     std::int64_t c = 0;
     auto place = [&](std::int64_t column) { return to + column / kLanes * stride + column % kLanes; };
-    for (; c < n && (at + c) % kLanes; ++c) *place(at + c) = from ? widen(from[c]) : 0.0;
-    double* group = place(at + c);
-    if (from)
-        for (; c + kLanes <= n; c += kLanes, group += stride) widen_lanes(from + c, group);
-    else
-        for (; c + kLanes <= n; c += kLanes, group += stride) std::memset(group, 0, kLanes * sizeof(double));
-    for (; c < n; ++c) *place(at + c) = from ? widen(from[c]) : 0.0;
+    for (; c < n && (at + c) % kLanes; ++c) *place(at + c) = widen(from[c]);
+    for (double* group = place(at + c); c + kLanes <= n; c += kLanes, group += stride)
+        for (int part = 0; part < kLanes; part += kWidth) store(group + part, widen_vec(from + c + part));
+    for (; c < n; ++c) *place(at + c) = widen(from[c]);
 }
 
-// One block's rows as doubles, in panels of kTile rows.
-class Block {
+// One thread's work space: the sums of its chunk, and a block's rows as doubles in panels of kTile rows.
+class Worker {
 public:
-    Block(const Gradients& g, std::int64_t capacity)
-        : g_(g), capacity_(capacity), data_(allocate(capacity * g.tasks)) {}
+    Worker(const Gradients& g, const std::vector<Tile>& tiles, std::int64_t sums)
+        : g_(g), tiles_(tiles), sums_(sums), lanes_(allocate(sums * kLanes)), packed_(allocate(g.tasks * kBlock)),
+          next_(g.tasks) {}
 
-    // Packs columns [lo, hi) and returns the number of groups of eight, the last filled up with zeros.
-    std::int64_t fill(std::int64_t lo, std::int64_t hi) {
-        const std::int64_t groups = (hi - lo + kLanes - 1) / kLanes;
-        Piece piece;
-        for (Pieces pieces(g_, lo, hi); pieces.next(piece);)
-            for (int i = 0; i < g_.tasks; ++i) {
-                const std::uintptr_t address = g_.address[piece.parameter * g_.tasks + i];
-                with_type(g_.dtype[piece.parameter], [&](auto* type) {
-                    using T = std::remove_pointer_t<decltype(type)>;
-                    const T* from = address ? reinterpret_cast<const T*>(address) + piece.offset : nullptr;
-                    pack(from, piece.size, row(i), piece.at, stride(i));
-                });
-            }
-        if (const std::int64_t rest = groups * kLanes - (hi - lo))
-            for (int i = 0; i < g_.tasks; ++i)
-                pack<double>(nullptr, rest, row(i), hi - lo, stride(i));
-        return groups;
+    // The sums over columns [lo, hi), one per pair of each tile, to `total`.
+    void run(std::int64_t lo, std::int64_t hi, double* total) {
+        std::memset(lanes_.get(), 0, sums_ * kLanes * sizeof(double));
+        while (lo < hi) {
+            const std::int64_t streamed = tiles_.size() == 1 ? stream(lo, hi) : 0;
+            if (!streamed) multiply_block(lo, std::min(hi, lo + kBlock));
+            lo += streamed ? streamed : kBlock;
+        }
+        for (std::int64_t e = 0; e < sums_; ++e) {
+            const double* x = lanes_.get() + e * kLanes;
+            total[e] = ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+        }
     }
 
-    const double* panel(int i) const { return data_.get() + i * capacity_; }
-
 private:
-    std::int64_t stride(int i) const { return std::min(kTile, g_.tasks - i / kTile * kTile) * kLanes; }
-    double* row(int i) const { return data_.get() + i / kTile * kTile * capacity_ + i % kTile * kLanes; }
+    // Takes the columns from lo on that lie in one parameter, if they are many and no task lacks them.
+    std::int64_t stream(std::int64_t lo, std::int64_t hi) {
+        Piece piece;
+        Pieces(g_, lo, hi).next(piece);
+        const std::uintptr_t* address = &g_.address[piece.parameter * g_.tasks];
+        if (piece.size < kBlock || !std::all_of(address, address + g_.tasks, [](auto a) { return a != 0; })) return 0;
+        const std::int64_t groups = piece.size / kLanes;
+        with_type(g_.dtype[piece.parameter], [&](auto* type) {
+            using T = std::remove_pointer_t<decltype(type)>;
+            const T* row[kTile];
+            for (int i = 0; i < g_.tasks; ++i) row[i] = reinterpret_cast<const T*>(address[i]) + piece.offset;
+            multiply_rows<T>(g_.tasks, row, groups, lanes_.get());
+        });
+        return groups * kLanes;
+    }
+
+    void multiply_block(std::int64_t lo, std::int64_t hi) {
+        fill(lo, hi);
+        const std::int64_t groups = (hi - lo + kLanes - 1) / kLanes;
+        int fetched = 0, done = 0;
+        for (const Tile& t : tiles_) {
+            const int until = static_cast<int>(std::int64_t{g_.tasks} * ++done / static_cast<int>(tiles_.size()));
+            for (; fetched < until; ++fetched)
+                for (std::int64_t byte = 0; byte < next_bytes_; byte += 64)
+                    __builtin_prefetch(reinterpret_cast<const char*>(next_[fetched] + byte));
+            t.multiply(panel(t.i), panel(t.j), groups, lanes_.get() + t.at * kLanes);
+        }
+    }
+
+    // Packs columns [lo, hi), the last group of eight filled up with zeros, and notes where the rows go on.
+    void fill(std::int64_t lo, std::int64_t hi) {
+        const bool whole = covered(lo, hi);
+        if (!whole) std::memset(packed_.get(), 0, g_.tasks * kBlock * sizeof(double));
+        Piece piece;
+        for (Pieces pieces(g_, lo, hi); pieces.next(piece);)
+            with_type(g_.dtype[piece.parameter], [&](auto* type) {
+                using T = std::remove_pointer_t<decltype(type)>;
+                next_bytes_ = piece.size * static_cast<std::int64_t>(sizeof(T));
+                for (int i = 0; i < g_.tasks; ++i) {
+                    const std::uintptr_t address = g_.address[piece.parameter * g_.tasks + i];
+                    next_[i] = address;
+                    if (!address) continue;
+                    const T* from = reinterpret_cast<const T*>(address) + piece.offset;
+                    next_[i] = reinterpret_cast<std::uintptr_t>(from + piece.size);
+                    const int in_panel = i % kTile, rows = std::min(kTile, g_.tasks - i + in_panel);
+                    pack(from, piece.size, panel(i - in_panel) + in_panel * kLanes, piece.at, rows * kLanes);
+                }
+            });
+    }
+
+    // True where one parameter that every task has fills the block, so that no place keeps an old value.
+    bool covered(std::int64_t lo, std::int64_t hi) const {
+        Piece piece;
+        Pieces(g_, lo, hi).next(piece);
+        const std::uintptr_t* address = &g_.address[piece.parameter * g_.tasks];
+        return piece.size == kBlock && std::all_of(address, address + g_.tasks, [](auto a) { return a != 0; });
+    }
+
+    double* panel(int i) const { return packed_.get() + i * kBlock; }
 
     const Gradients& g_;
-    std::int64_t capacity_;  // columns
-    Buffer data_;
+    const std::vector<Tile>& tiles_;
+    std::int64_t sums_;
+    Buffer lanes_, packed_;
+    std::vector<std::uintptr_t> next_;  // where each row goes on after the block
+    std::int64_t next_bytes_ = 0;
 };
-
-double sum_lanes(const double* x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
 
 }  // namespace
 
@@ -156,25 +249,15 @@ void gramian(const Gradients& g, double* gram, int threads) {
     const std::int64_t most = std::clamp<std::int64_t>((std::int64_t{1} << 22) / sums, 8, 2048);
     const std::int64_t chunk = std::max<std::int64_t>(8192, (m / most + kLanes) / kLanes * kLanes);
     const std::int64_t chunks = std::max<std::int64_t>(1, (m + chunk - 1) / chunk);
-    const std::int64_t block = std::min((m + kLanes - 1) / kLanes * kLanes, k <= 24 ? 256L : 512L);
 
     std::vector<double> partial(chunks * sums);
     threads = static_cast<int>(std::min<std::int64_t>(threads, chunks));
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
-        Block rows(g, block);
-        const Buffer lanes = allocate(sums * kLanes);
+        Worker worker(g, tiles, sums);
 #pragma omp for schedule(dynamic)
-        for (std::int64_t c = 0; c < chunks; ++c) {
-            std::memset(lanes.get(), 0, sums * kLanes * sizeof(double));
-            const std::int64_t end = std::min(m, (c + 1) * chunk);
-            for (std::int64_t lo = c * chunk; lo < end; lo += block) {
-                const std::int64_t groups = rows.fill(lo, std::min(end, lo + block));
-                for (const Tile& t : tiles)
-                    t.multiply(rows.panel(t.i), rows.panel(t.j), groups, lanes.get() + t.at * kLanes);
-            }
-            for (std::int64_t e = 0; e < sums; ++e) partial[c * sums + e] = sum_lanes(lanes.get() + e * kLanes);
-        }
+        for (std::int64_t c = 0; c < chunks; ++c)
+            worker.run(c * chunk, std::min(m, (c + 1) * chunk), partial.data() + c * sums);
     }
     for (std::int64_t step = 1; step < chunks; step *= 2)
         for (std::int64_t c = 0; c + step < chunks; c += 2 * step)

@@ -186,6 +186,7 @@ struct Core {
                 const double full = d < 0.25 * ridge ? inf : -at(a.v, r) / d;
                 inside = full <= theta;
                 if (inside) theta = full;
+                else if (leaving < 0) return false;  // NaN: the tableau has broken down
                 for (int j = 0; j < nv(); ++j) a.v[j] += theta * a.sign[j] * Tr[j];
                 xr += theta;
                 if (inside) at(a.v, r) = xr;
@@ -196,39 +197,45 @@ struct Core {
         return false;
     }
 
+    // out = Σ_{i in S} weight_i·row_i of a matrix.
+    void sum_rows(V* matrix, V* weight, V* out) const {
+        V local[NV ? NV : 1];
+        V* total = NV ? local : out;
+        for (int j = 0; j < nv(); ++j) total[j] = V{};
+        for (int i = 0; i < k; ++i)
+            if (at(a.free, i)) {
+                const double w = at(weight, i);
+                const V* r = row(matrix, i);
+                for (int j = 0; j < nv(); ++j) total[j] += w * r[j];
+            }
+        if (NV)
+            for (int j = 0; j < nv(); ++j) out[j] = total[j];
+    }
+
     // rho = q(1 - t) - Cx from the data, t = qᵀx (t stands for 0 where A = C). x is v on S.
     void residual() {
         V tv = {}, nx = {};
         for (int j = 0; j < nv(); ++j) {
             const V x = a.free[j] ? a.v[j] : V{};
-            a.rho[j] = V{};
             tv += x * a.q[j];
             nx += x;
         }
         norm1 = sum(nx);
         t = set.rank1 ? sum(tv) : 0.0;
         trace = 0;
-        for (int i = 0; i < k; ++i)
-            if (at(a.free, i)) {
-                const double x = at(a.v, i);
-                trace -= at(row(a.T, i), i);
-                const V* C = row(a.C, i);
-                for (int j = 0; j < nv(); ++j) a.rho[j] += x * C[j];
-            }
+        for (int i = 0; i < k; ++i) trace -= at(a.free, i) ? at(row(a.T, i), i) : 0.0;
+        sum_rows(a.C, a.v, a.rho);
         for (int j = 0; j < nv(); ++j) a.rho[j] = a.q[j] * (1.0 - t) - a.rho[j];
     }
 
     // step = A_SS⁻¹ rho on S; returns rho·step, twice what the objective can still fall on S.
     double correction() {
-        for (int j = 0; j < nv(); ++j) a.step[j] = V{};
-        for (int i = 0; i < k; ++i)
-            if (at(a.free, i)) {
-                const double r = at(a.rho, i);
-                const V* T = row(a.T, i);
-                for (int j = 0; j < nv(); ++j) a.step[j] -= r * T[j];
-            }
+        sum_rows(a.T, a.rho, a.step);
         V fall = {};
-        for (int j = 0; j < nv(); ++j) fall += a.free[j] ? a.step[j] * a.rho[j] : V{};
+        for (int j = 0; j < nv(); ++j) {
+            a.step[j] = -a.step[j];
+            fall += a.free[j] ? a.step[j] * a.rho[j] : V{};
+        }
         return sum(fall);
     }
 
@@ -262,9 +269,10 @@ struct Core {
                 stationary = n > 0 && std::fabs(fall) <= tolerance && largest_residual() <= 8 * set.eps * scale;
                 if (!stationary) apply();
             }
-            // What rounding in the residual itself could hide, from the objective and from the multipliers.
+            // What rounding in the residual itself could hide, from the objective (an eigenvalue e of A_SS turns it
+            // into e·(unseen/(e + ridge))² at most) and from the multipliers.
             const double unseen = std::numeric_limits<double>::epsilon() * scale;
-            if (!(k * unseen * unseen * trace <= tolerance && unseen <= 256 * set.eps)) return false;
+            if (!(unseen * unseen * trace <= 16 * tolerance && unseen <= 256 * set.eps)) return false;
             tol_w = 2 * set.eps * scale;
             if (drop_negative()) continue;
             bool optimal = true;

@@ -35,7 +35,7 @@ Outcome run_core(const Arrays& a, int k, int nv, const Settings& set) {
     Core<NV> core(a, set, k, nv);
     core.start();
     const bool solved = core.solve();
-    for (int j = 0; j < nv; ++j) a.step[j] = a.free[j] ? a.v[j] : V{};
+    for (int j = 0; j < nv; ++j) a.step[j] = a.free[j] & (a.v[j] > 0.0) ? a.v[j] : V{};  // also where unsolved
     return {solved, core.sweeps};
 }
 
@@ -80,15 +80,16 @@ bool scale_gramian(const T* G, int k, const Arrays& a, int nv, int* e, double* d
     double poison = 0;
     for (int i = 0; i < k; ++i) {
         double* Ci = C + i * ld;
-        for (int j = 0; j < i; ++j) {
-            const double c = 0.5 * (double(G[long(i) * k + j]) * d[i] * d[j] + double(G[long(j) * k + i]) * d[i] * d[j]);
-            poison += c - c;
-            Ci[j] = C[j * ld + i] = c;
-        }
-        Ci[i] = double(G[long(i) * k + i]) * d[i] * d[i];
-        poison += Ci[i] - Ci[i];
+        for (int j = 0; j < k; ++j) Ci[j] = double(G[long(i) * k + j]) * d[i] * d[j];
         for (long j = k; j < ld; ++j) Ci[j] = 0.0;
+#pragma omp simd reduction(+ : poison)
+        for (int j = 0; j < k; ++j) poison += Ci[j] - Ci[j];
     }
+    int symmetric = 1;
+    for (int i = 1; i < k; ++i)
+        for (int j = 0; j < i; ++j) symmetric &= int(C[i * ld + j] == C[j * ld + i]);
+    for (int i = 1; i < k && !symmetric; ++i)
+        for (int j = 0; j < i; ++j) C[i * ld + j] = C[j * ld + i] = 0.5 * (C[i * ld + j] + C[j * ld + i]);
     return poison == 0.0;
 }
 

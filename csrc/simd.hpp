@@ -31,10 +31,14 @@ constexpr int kRegisters = 16;
 constexpr int kLanes = 8;
 
 typedef double Vec __attribute__((vector_size(kWidth * 8)));
-typedef double Lanes __attribute__((vector_size(kLanes * 8), aligned(8)));
-typedef float FloatLanes __attribute__((vector_size(kLanes * 4), aligned(4)));
-typedef std::uint32_t WordLanes __attribute__((vector_size(kLanes * 4), aligned(4)));
-typedef std::uint16_t HalfLanes __attribute__((vector_size(kLanes * 2), aligned(2)));
+
+// kWidth elements of T anywhere in memory.
+template <class T>
+struct LooseVec {
+    typedef T type __attribute__((vector_size(kWidth * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+template <class T>
+using Loose = typename LooseVec<T>::type;
 
 template <class To, class From>
 inline To bits(const From& x) {
@@ -104,24 +108,27 @@ inline Float16 narrow<Float16>(double x) {
     return {static_cast<std::uint16_t>(sign | half)};
 }
 
-// Eight elements as doubles, stored at `to`; every conversion is exact.
-inline void widen_lanes(const double* from, double* to) {
-    *reinterpret_cast<Lanes*>(to) = *reinterpret_cast<const Lanes*>(from);
+// kWidth elements as doubles; every conversion is exact.
+inline Vec widen_vec(const double* from) { return *reinterpret_cast<const Loose<double>*>(from); }
+inline Vec widen_vec(const float* from) {
+    return __builtin_convertvector(*reinterpret_cast<const Loose<float>*>(from), Vec);
 }
-inline void widen_lanes(const float* from, double* to) {
-    *reinterpret_cast<Lanes*>(to) = __builtin_convertvector(*reinterpret_cast<const FloatLanes*>(from), Lanes);
+inline Vec widen_vec(const Bfloat16* from) {
+    const auto half = *reinterpret_cast<const Loose<std::uint16_t>*>(from);
+    const auto word = __builtin_convertvector(half, Loose<std::uint32_t>) << 16;
+    return __builtin_convertvector(bits<Loose<float>>(word), Vec);
 }
-inline void widen_lanes(const Bfloat16* from, double* to) {
-    const HalfLanes half = *reinterpret_cast<const HalfLanes*>(from);
-    const WordLanes word = __builtin_convertvector(half, WordLanes) << 16;
-    *reinterpret_cast<Lanes*>(to) = __builtin_convertvector(bits<FloatLanes>(word), Lanes);
-}
-inline void widen_lanes(const Float16* from, double* to) {
-#if defined(__F16C__)
+inline Vec widen_vec(const Float16* from) {
+#if defined(__AVX512F__)
     const __m256 x = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-    *reinterpret_cast<Lanes*>(to) = __builtin_convertvector(bits<FloatLanes>(x), Lanes);
+    return __builtin_convertvector(bits<Loose<float>>(x), Vec);
+#elif defined(__F16C__)
+    const __m128 x = _mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)));
+    return __builtin_convertvector(bits<Loose<float>>(x), Vec);
 #else
-    for (int i = 0; i < kLanes; ++i) to[i] = widen(from[i]);
+    Vec x;
+    for (int i = 0; i < kWidth; ++i) x[i] = widen(from[i]);
+    return x;
 #endif
 }
 

@@ -66,13 +66,9 @@ struct Problem {
         if (!done.solved && k > 2 && sizeof(T) == sizeof(double))
             done.solved = simplex_exactly(k, C, ld, s, x, done.pivots);
 
-        double t = 0, low = 0;  // sᵀx, compensated: the last digit of Σ λσ = 1 is at stake
-        for (int i = 0; i < k; ++i) {
-            const double p = x[i] * s[i], sum = t + p, part = sum - t;
-            low += (t - (sum - part)) + (p - part) + std::fma(x[i], s[i], -p);
-            t = sum;
-        }
-        t += low;
+        long double t_long = 0;  // the last digit of Σ λσ = 1 is at stake
+        for (int i = 0; i < k; ++i) t_long += static_cast<long double>(x[i]) * s[i];
+        const double t = double(t_long);
         for (int i = 0; i < k; ++i) out[i] = x[i] / t * pow2(e[i] - E);
         const auto status = done.solved ? SimplexStatus::solved : SimplexStatus::inexact;
         if (info.gap) info.write(b, k, out, gap(C, ld, s, x, t) * pow2(-E) * pow2(-E), done.pivots, status);

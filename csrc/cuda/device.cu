@@ -10,3 +10,5 @@ extern "C" int pcl_cuda_device_count() {
     }
     return count;
 }
+
+extern "C" const char* pcl_cuda_error(int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); }

@@ -11,6 +11,7 @@ from torch.autograd.graph import increment_version
 
 from pcl_kernels import _C
 from pcl_kernels._gradients import Grads, TaskGradients, addresses, aligned, read, threads_for
+from pcl_kernels._pointers import upload
 from pcl_kernels._registry import define, plain
 
 
@@ -81,7 +82,9 @@ def read_weights(weights: Tensor | Sequence[float], grads: TaskGradients, op: st
     """`weights` as a float64 tensor `(k,)` on the gradients' device, checked."""
     if isinstance(weights, Tensor):
         if weights.shape != (grads.tasks,):
-            raise ValueError(f"{op}: weights must have one entry a task, ({grads.tasks},); got {tuple(weights.shape)}")
+            raise ValueError(
+                f"{op}: weights must have one entry a task, ({grads.tasks},); got {tuple(weights.shape)}"
+            )
         if not weights.is_floating_point():
             raise TypeError(f"{op}: weights must be floating point; got {weights.dtype}. Use .double()")
         return weights.to(grads.device, torch.float64)
@@ -89,8 +92,7 @@ def read_weights(weights: Tensor | Sequence[float], grads: TaskGradients, op: st
         raise TypeError(f"{op}: weights must be one (k,) tensor or k numbers; got tensors. Use torch.stack")
     if len(weights) != grads.tasks:
         raise ValueError(f"{op}: weights must have one entry a task, {grads.tasks}; got {len(weights)}")
-    host = torch.tensor([float(w) for w in weights], dtype=torch.float64)
-    return host if grads.device.type == "cpu" else host.pin_memory().to(grads.device, non_blocking=True)
+    return upload([float(w) for w in weights], torch.float64, grads.device)
 
 
 def combine_tensors(tensors: Sequence[Tensor | None], weights: Tensor, tasks: int) -> list[Tensor | None]:

@@ -1,3 +1,4 @@
+from pcl_kernels.gramian.accumulator import GramianAccumulator
 from pcl_kernels.gramian.op import gramian
 
-__all__ = ["gramian"]
+__all__ = ["GramianAccumulator", "gramian"]

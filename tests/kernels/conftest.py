@@ -1,17 +1,46 @@
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
-from kernels.backends import BACKENDS, Backend
+
+from tests.kernels.backends import BACKENDS, Backend
+
+# what cuBLAS wants where torch is told to be deterministic
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda b: b.name)
+@pytest.fixture(
+    params=[
+        pytest.param(b, id=b.name, marks=[pytest.mark.gpu] if b.device == "cuda" else []) for b in BACKENDS
+    ]
+)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     request.param.enter()
     yield request.param
     request.param.leave()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What the interpreter takes many seconds for is left to `-m slow`; other kernels always run it."""
+    for item in items:
+        values = getattr(getattr(item, "callspec", None), "params", {})
+        if getattr(values.get("backend"), "name", "") != "triton-interpreted":
+            continue
+        sizes_in_shapes = [math.prod(shape) for shape in values.get("shapes", [])]
+        elements = max([values.get("m", 0), *sizes_in_shapes]) * values.get("k", 1)
+        rare = values.get("dtype", torch.float32) not in (torch.float32, torch.bfloat16)
+        if (
+            elements > 2500
+            or values.get("k", 1) > 25
+            or rare
+            or "test_properties" in item.name
+            or "threads" in item.name
+        ):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

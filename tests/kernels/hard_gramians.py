@@ -1,8 +1,8 @@
 """Gramians that break small QP solvers, with the exact minimum beside each. Tests and benches share them.
 
-Every gradient is a row of integers times a power of two, with inner products below 2**53, so its Gramian is exact
-in float64 and the minimum can be had as a fraction. A family is a function (rng, k) -> integer rows; `FAMILIES`
-lists them, `SIGMAS` the constraint vectors, `hard_set` draws from both.
+Every gradient is a row of integers times a power of two, with inner products below 2**53, so its Gramian is
+exact in float64 and the minimum can be had as a fraction. A family is a function (rng, k) -> integer rows;
+`FAMILIES` lists them, `SIGMAS` the constraint vectors, `hard_set` draws from both.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 Rows = list[list[int]]
 Rng = np.random.Generator
+Vector = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,15 @@ class Problem:
         """G in float64, every entry exact."""
         inner, e = self.inner(), self.exponents
         size = range(self.k)
-        return torch.tensor([[math.ldexp(inner[i][j], e[i] + e[j]) for j in size] for i in size], dtype=torch.float64)
+        return torch.tensor(
+            [[math.ldexp(inner[i][j], e[i] + e[j]) for j in size] for i in size], dtype=torch.float64
+        )
 
     def sigma_tensor(self) -> Tensor:
         return torch.tensor(self.sigma, dtype=torch.float64)
 
 
-# --- families -------------------------------------------------------------------------------------------------
+# --- families -------------------------------------------------------------------------------------
 
 
 def _ints(rng: Rng, k: int, m: int, limit: int = 1000) -> Rows:
@@ -119,7 +122,10 @@ def nearly_opposite(rng: Rng, k: int) -> Rows:
 
 def strongly_conflicting(rng: Rng, k: int) -> Rows:
     """Every pair at an obtuse angle: k·e_i - 1, almost stationary."""
-    return [[(k if i == j else 0) - 1 + int(rng.integers(0, 2)) * (j == k) for j in range(k + 1)] for i in range(k)]
+    return [
+        [(k if i == j else 0) - 1 + int(rng.integers(0, 2)) * (j == k) for j in range(k + 1)]
+        for i in range(k)
+    ]
 
 
 def stationary(rng: Rng, k: int) -> Rows:
@@ -189,15 +195,16 @@ FAMILIES: list[Callable[[Rng, int], Rows]] = [
 ]
 
 
-# --- σ and scales ----------------------------------------------------------------------------------------------
+# --- σ and scales ---------------------------------------------------------------------------------
 
 
-def _softmax(a: np.ndarray) -> np.ndarray:
+def _softmax(a: Vector) -> Vector:
     e = np.exp(a - a.max())
-    return np.maximum(e / e.sum(), 1e-12)
+    out: Vector = np.maximum(e / e.sum(), 1e-12)
+    return out
 
 
-def _sigma(kind: str, rng: Rng, gram: np.ndarray) -> np.ndarray:
+def _sigma(kind: str, rng: Rng, gram: Vector) -> Vector:
     k = len(gram)
     norms = np.sqrt(np.diag(gram))
     if kind == "ones":
@@ -238,7 +245,7 @@ def hard_set(count: int = 2400, seed: int = 0, k_max: int = 64) -> Iterator[Prob
         yield Problem(family.__name__, rows, exponents, [float(v) for v in sigma])
 
 
-# --- the exact minimum -----------------------------------------------------------------------------------------
+# --- the exact minimum ----------------------------------------------------------------------------
 
 
 def _integers(values: list[float], exponents: list[int]) -> tuple[list[int], int]:
@@ -262,7 +269,9 @@ def _solve_integers(matrix: list[list[int]], right: list[int]) -> list[Fraction]
         for i in range(p + 1, n):
             row = a[i]
             factor = row[p]
-            a[i] = [0] * (p + 1) + [(row[j] * pivot - factor * top[j]) // previous for j in range(p + 1, n + 1)]
+            a[i] = [0] * (p + 1) + [
+                (row[j] * pivot - factor * top[j]) // previous for j in range(p + 1, n + 1)
+            ]
         previous = pivot
     # back substitution over one common denominator, the determinant (Cramer)
     det = a[n - 1][n - 1]
@@ -279,7 +288,7 @@ class Minimum:
 
 
 def exact_minimum(problem: Problem, guess: list[int] | None = None) -> Minimum:
-    """The minimum of λᵀGλ and a minimiser in fractions, proved by the optimality conditions in exact arithmetic.
+    """The minimum of λᵀGλ and a minimiser in fractions, proved by exact optimality conditions.
 
     `guess` is a support to try first; it saves time for large k and cannot change the answer.
     """
@@ -289,10 +298,15 @@ def exact_minimum(problem: Problem, guess: list[int] | None = None) -> Minimum:
     matrix = [[inner[i][j] + sigma[i] * sigma[j] for j in range(k)] for i in range(k)]
 
     def stationary_point(support: list[int]) -> list[Fraction] | None:
-        return _solve_integers([[matrix[i][j] for j in support] for i in support], [sigma[i] for i in support])
+        return _solve_integers(
+            [[matrix[i][j] for j in support] for i in support], [sigma[i] for i in support]
+        )
 
     def multipliers(support: list[int], x: list[Fraction]) -> list[Fraction]:
-        return [sum((matrix[i][j] * v for j, v in zip(support, x, strict=True)), Fraction(-sigma[i])) for i in range(k)]
+        return [
+            sum((matrix[i][j] * v for j, v in zip(support, x, strict=True)), Fraction(-sigma[i]))
+            for i in range(k)
+        ]
 
     def minimum(support: list[int], x: list[Fraction]) -> Minimum:
         t = sum((sigma[j] * v for j, v in zip(support, x, strict=True)), Fraction(0))
@@ -332,7 +346,9 @@ def exact_objective(problem: Problem, lam: Tensor) -> Fraction:
     values, shift = _integers(lam.tolist(), problem.exponents)
     inner = problem.inner()
     top = sum(values[i] * values[j] * inner[i][j] for i in range(problem.k) for j in range(problem.k))
-    total = sum((Fraction(v) * Fraction(s) for v, s in zip(lam.tolist(), problem.sigma, strict=True)), Fraction(0))
+    total = sum(
+        (Fraction(v) * Fraction(s) for v, s in zip(lam.tolist(), problem.sigma, strict=True)), Fraction(0)
+    )
     return Fraction(top) * Fraction(2) ** (2 * shift) / total**2
 
 
@@ -362,28 +378,29 @@ def rounding_excess(problem: Problem) -> float:
 
 
 def cancellation(problem: Problem, lam: list[Fraction]) -> float:
-    """Σ ‖λ_ig_i‖ in units of the best single task: how much rounding of the Gramian is amplified, at least 1."""
+    """Σ ‖λ_ig_i‖ in units of the best single task, at least 1: how the Gramian's rounding is amplified."""
     inner, e = problem.inner(), problem.exponents
     lengths = [
-        float(v * Fraction(2) ** ei) * math.sqrt(inner[i][i]) for i, (v, ei) in enumerate(zip(lam, e, strict=True))
+        float(v * Fraction(2) ** ei) * math.sqrt(inner[i][i])
+        for i, (v, ei) in enumerate(zip(lam, e, strict=True))
     ]
     return max(1.0, sum(lengths) / (math.sqrt(best_single(problem)) or 1.0))
 
 
 def kkt_residual(problem: Problem, lam: Tensor) -> float:
-    """Largest violation of stationarity, signs and Σ λσ = 1, for gradients scaled to unit norm, evaluated exactly.
+    """Largest violation of stationarity, signs and Σ λσ = 1, for gradients of unit norm, evaluated exactly.
 
-    In units where the best single task has objective 1: |g_i·d - fσ_i| / ‖g_i‖ on the support and its negative part
-    off it, relative to the size Σ_j |cos_ij| ‖λ_jg_j‖ of the terms that g_i·d is summed from where that exceeds 1.
+    In units where the best single task has objective 1: |g_i·d - fσ_i| / ‖g_i‖ on the support and its
+    negative part off it, relative to the size Σ_j |cos_ij| ‖λ_jg_j‖ of the terms of g_i·d if above 1.
     """
     k, inner, e = problem.k, problem.inner(), problem.exponents
     lam_f = [Fraction(v) * Fraction(2) ** ei for v, ei in zip(lam.tolist(), e, strict=True)]
     sigma = [Fraction(s) / Fraction(2) ** ei for s, ei in zip(problem.sigma, e, strict=True)]
     total = sum((a * b for a, b in zip(lam_f, sigma, strict=True)), Fraction(0))
     worst = abs(float(total - 1))
-    best = float(best_single(problem)) ** 0.5
+    best = math.sqrt(best_single(problem))
     if best == 0:
-        return max(worst, float(exact_objective(problem, lam)) ** 0.5)
+        return max(worst, math.sqrt(exact_objective(problem, lam)))
     g = [sum((inner[i][j] * lam_f[j] for j in range(k)), Fraction(0)) for i in range(k)]
     f = sum((a * b for a, b in zip(lam_f, g, strict=True)), Fraction(0))
     for i in range(k):

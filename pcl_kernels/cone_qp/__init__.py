@@ -1,0 +1,3 @@
+from pcl_kernels.cone_qp.op import cone_qp
+
+__all__ = ["cone_qp"]

@@ -1,0 +1,76 @@
+"""Compile the Triton kernels ahead of time for sm_90, with no GPU, and print what each one takes.
+
+`python tests/kernels/compile_triton.py` prints a JSON list of {kernel, registers, stack, local}; the last
+two are bytes of memory that spilled registers would need. Run it without TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from pcl_kernels._pointers import BLOCK
+from pcl_kernels.combine import triton as combine
+from pcl_kernels.gramian import triton as gramian
+
+TARGET = GPUTarget("cuda", 90, 32)
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+
+def compile_kernel(
+    kernel: Any, operands: dict[str, str], constants: dict[str, Any], **options: int
+) -> dict[str, Any]:
+    names = kernel.arg_names
+    signature = {name: operands.get(name, "constexpr") for name in names}
+    values = {(names.index(name),): value for name, value in constants.items()}
+    # as at run time, where torch's own allocations are aligned
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*")}
+    binary = triton.compile(ASTSource(kernel, signature, values, aligned), target=TARGET, options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.asm["cubin"])
+        file.flush()
+        dump = subprocess.run(
+            [CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True
+        )
+    usage = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", dump.stdout + dump.stderr)
+    assert usage, dump.stdout + dump.stderr
+    registers, stack, local = map(int, usage.groups())
+    shown = {n: str(v) for n, v in constants.items()}
+    return {"kernel": f"{kernel.__name__} {shown}", "registers": registers, "stack": stack, "local": local}
+
+
+def every_kernel() -> Iterator[dict[str, Any]]:
+    walk = {"table": "*i64", "partial": "*fp64", "segments": "i32", "blocks": "i32"}
+    update = {"table": "*i64", "weights": "*fp64", "settings": "*fp64", "segments": "i32"}
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        for per_load in (0, 16 // dtype.itemsize):
+            kind = {"DTYPE": gramian.TRITON_DTYPES[dtype], "BLOCK": BLOCK}
+            for tasks in (1, 2, 5, 8, 16, 20, 32, 48, 64):
+                plan = gramian.launch_plan(tasks, dtype)
+                options = {name: plan.pop(name) for name in ("num_warps", "num_stages")}
+                constants = {"TASKS": tasks, "ALIGNED": per_load, **kind, **plan}
+                yield compile_kernel(gramian._shares, walk, constants, **options)
+            constants = {"TASKS": 20, "ALIGNED": per_load > 0, **kind}
+            plain = {name: t for name, t in update.items() if name != "settings"}
+            yield compile_kernel(combine._combine, plain, {**constants, "ADD": True}, num_warps=8)
+            sgd = {**constants, "MOMENTUM": True, "NESTEROV": True}
+            yield compile_kernel(combine._sgd, update, sgd, num_warps=8)
+            yield compile_kernel(combine._adamw, update, constants, num_warps=8)
+    total = {"partial": "*fp64", "out": "*fp64", "programs": "i32"}
+    yield compile_kernel(gramian._total, total, {"TASKS": 20, "ENTRIES": 8, "SHARES": 512}, num_warps=8)
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    print(json.dumps(list(every_kernel()), indent=0))
