@@ -36,9 +36,7 @@ def threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def medians(
-    runs: dict[str, Callable[[], object]], *, rounds: int = 9, seconds: float = 0.02
-) -> dict[str, float]:
+def medians(runs: dict[str, Callable[[], object]], *, rounds: int = 9, seconds: float = 0.02) -> dict[str, float]:
     """Median seconds of one call of each of `runs`.
 
     The runs take turns, so that a noisy moment of the machine hits all of them. Each turn repeats its call

@@ -53,9 +53,7 @@ def proxqp_peer(gram: Tensor) -> Callable[[], Any]:
     solvers = []
     for g in gram:
         qp = proxsuite.proxqp.dense.QP(k, 1, k)
-        qp.init(
-            2 * g.numpy(), np.zeros(k), np.ones((1, k)), np.ones(1), np.eye(k), np.zeros(k), np.full(k, 1e20)
-        )
+        qp.init(2 * g.numpy(), np.zeros(k), np.ones((1, k)), np.ones(1), np.eye(k), np.zeros(k), np.full(k, 1e20))
         solvers.append(qp)
 
     def run() -> list[Any]:

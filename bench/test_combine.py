@@ -58,9 +58,7 @@ def measure(k: int, m: int) -> list[object]:
 def test_combine_and_update(m: int, count: int) -> None:
     with threads(count):
         rows = [measure(k, m) for k in (2, 5, 10, 20)]
-    columns = (
-        "k, read+update, combine, weights @ J, combine_sgd_, matmul + SGD, combine_adamw_, matmul + AdamW, "
-    )
+    columns = "k, read+update, combine, weights @ J, combine_sgd_, matmul + SGD, combine_adamw_, matmul + AdamW, "
     table(
         f"combine and updates, m = {m}, {count} thread(s), microseconds, medians; {machine()}",
         (columns + "sgd / floor, x SGD, x AdamW").split(", "),

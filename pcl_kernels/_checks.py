@@ -9,9 +9,7 @@ from torch import Tensor
 def check_gram(gram: Tensor) -> None:
     """(k, k) or (B, k, k), float32 or float64."""
     if not isinstance(gram, Tensor):
-        raise TypeError(
-            f"gram: expected a Tensor, got {type(gram).__name__}. Convert it with torch.as_tensor"
-        )
+        raise TypeError(f"gram: expected a Tensor, got {type(gram).__name__}. Convert it with torch.as_tensor")
     shape = tuple(gram.shape)
     if gram.dim() not in (2, 3) or shape[-1] != shape[-2] or shape[-1] == 0:
         raise ValueError(f"gram: expected shape (k, k) or (B, k, k) with k >= 1, got {shape}. Pass J @ J.T")
@@ -22,9 +20,7 @@ def check_gram(gram: Tensor) -> None:
 def check_vector(name: str, value: Tensor, gram: Tensor) -> None:
     """(k,) or (B, k) to go with `gram`, any floating dtype, same device."""
     if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{name}: expected a Tensor, got {type(value).__name__}. Convert it with torch.as_tensor"
-        )
+        raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}. Convert it with torch.as_tensor")
     shape = tuple(gram.shape)
     if tuple(value.shape) not in (shape[-1:], shape[:-1]):
         either = f"{shape[-1:]} or {shape[:-1]}" if len(shape) == 3 else f"{shape[:-1]}"
@@ -35,9 +31,7 @@ def check_vector(name: str, value: Tensor, gram: Tensor) -> None:
     if not value.dtype.is_floating_point:
         raise TypeError(f"{name}: expected a floating dtype, got {value.dtype}. Convert it with .double()")
     if value.device != gram.device:
-        raise ValueError(
-            f"{name}: expected device {gram.device} as gram, got {value.device}. Use .to(gram.device)"
-        )
+        raise ValueError(f"{name}: expected device {gram.device} as gram, got {value.device}. Use .to(gram.device)")
 
 
 def threads_for(batch: int, k: int) -> int:

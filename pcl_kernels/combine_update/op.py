@@ -53,9 +53,7 @@ def combine_sgd_(
     task_gradients = read(grads, op)
     w = read_weights(weights, task_gradients, op)
     if nesterov and (momentum <= 0 or dampening != 0):
-        raise ValueError(
-            f"{op}: nesterov needs momentum > 0 and dampening = 0; got {momentum} and {dampening}"
-        )
+        raise ValueError(f"{op}: nesterov needs momentum > 0 and dampening = 0; got {momentum} and {dampening}")
     if momentum and momentum_buffers is None:
         raise ValueError(f"{op}: momentum {momentum} needs momentum_buffers, one per parameter; got None")
     used = _matching(task_gradients, op, params=params)
@@ -116,9 +114,7 @@ def _matching(grads: TaskGradients, op: str, **lists: Tensors) -> list[list[Tens
     used: list[list[Tensor]] = []
     for name, tensors in lists.items():
         if len(tensors) != grads.parameters:
-            raise ValueError(
-                f"{op}: {name} must have one tensor per parameter, {grads.parameters}; got {len(tensors)}"
-            )
+            raise ValueError(f"{op}: {name} must have one tensor per parameter, {grads.parameters}; got {len(tensors)}")
         used.append([])
         for p, t in enumerate(tensors):
             first = next((g for g in grads.of(p) if g is not None), None)
@@ -138,9 +134,7 @@ def _matching(grads: TaskGradients, op: str, **lists: Tensors) -> list[list[Tens
     return used
 
 
-def _run(
-    cpu: Any, op: Any, used: list[list[Tensor]], grads: TaskGradients, weights: Tensor, settings: Any
-) -> None:
+def _run(cpu: Any, op: Any, used: list[list[Tensor]], grads: TaskGradients, weights: Tensor, settings: Any) -> None:
     tensors = [t for p in range(grads.parameters) for t in _if_any(grads.of(p))]
     written = [t for ts in used for t in ts]
     direct = plain(*grads.present(), weights) and all(t.is_cpu for t in written)

@@ -41,8 +41,6 @@ class GramianAccumulator:
         stays as it was.
         """
         if len(grads) != self.tasks:
-            raise ValueError(
-                f"GramianAccumulator: expected the gradients of {self.tasks} tasks; got {len(grads)}"
-            )
+            raise ValueError(f"GramianAccumulator: expected the gradients of {self.tasks} tasks; got {len(grads)}")
         if any(g is not None for g in grads):
             self.gram += gramian([[g] for g in grads])

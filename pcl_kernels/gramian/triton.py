@@ -183,9 +183,7 @@ def _up_to_largest(parameters: list[list[Tensor | None]], tasks: int, device: to
             **launch_plan(tasks, part.dtype),
         )
         done += share
-    _total[(triton.cdiv(tasks * tasks, 8),)](
-        partial, gram, programs, TASKS=tasks, ENTRIES=8, SHARES=512, num_warps=8
-    )
+    _total[(triton.cdiv(tasks * tasks, 8),)](partial, gram, programs, TASKS=tasks, ENTRIES=8, SHARES=512, num_warps=8)
     return gram
 
 

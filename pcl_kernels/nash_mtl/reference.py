@@ -24,8 +24,7 @@ def nash_mtl(gram: Tensor) -> tuple[Tensor, Tensor]:
         step = torch.linalg.lstsq(c + torch.diag(x**-2), -slope.unsqueeze(-1)).solution.squeeze(-1)
         size = 1.0
         while size > 1e-12 and (
-            bool((x + size * step <= 0).any())
-            or bool(value(x + size * step) > value(x) + 1e-4 * size * slope @ step)
+            bool((x + size * step <= 0).any()) or bool(value(x + size * step) > value(x) + 1e-4 * size * slope @ step)
         ):
             size /= 2
         x = x + size * step if size > 1e-12 else x

@@ -28,9 +28,7 @@ TARGET = GPUTarget("cuda", 90, 32)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
-def compile_kernel(
-    kernel: Any, operands: dict[str, str], constants: dict[str, Any], **options: int
-) -> dict[str, Any]:
+def compile_kernel(kernel: Any, operands: dict[str, str], constants: dict[str, Any], **options: int) -> dict[str, Any]:
     names = kernel.arg_names
     signature = {name: operands.get(name, "constexpr") for name in names}
     values = {(names.index(name),): value for name, value in constants.items()}
@@ -40,9 +38,7 @@ def compile_kernel(
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.asm["cubin"])
         file.flush()
-        dump = subprocess.run(
-            [CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True
-        )
+        dump = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True)
     usage = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", dump.stdout + dump.stderr)
     assert usage, dump.stdout + dump.stderr
     registers, stack, local = map(int, usage.groups())

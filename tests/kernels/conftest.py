@@ -14,9 +14,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @pytest.fixture(
-    params=[
-        pytest.param(b, id=b.name, marks=[pytest.mark.gpu] if b.device == "cuda" else []) for b in BACKENDS
-    ]
+    params=[pytest.param(b, id=b.name, marks=[pytest.mark.gpu] if b.device == "cuda" else []) for b in BACKENDS]
 )
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     request.param.enter()

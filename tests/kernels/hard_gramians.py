@@ -42,9 +42,7 @@ class Problem:
         """G in float64, every entry exact."""
         inner, e = self.inner(), self.exponents
         size = range(self.k)
-        return torch.tensor(
-            [[math.ldexp(inner[i][j], e[i] + e[j]) for j in size] for i in size], dtype=torch.float64
-        )
+        return torch.tensor([[math.ldexp(inner[i][j], e[i] + e[j]) for j in size] for i in size], dtype=torch.float64)
 
     def sigma_tensor(self) -> Tensor:
         return torch.tensor(self.sigma, dtype=torch.float64)
@@ -122,10 +120,7 @@ def nearly_opposite(rng: Rng, k: int) -> Rows:
 
 def strongly_conflicting(rng: Rng, k: int) -> Rows:
     """Every pair at an obtuse angle: k·e_i - 1, almost stationary."""
-    return [
-        [(k if i == j else 0) - 1 + int(rng.integers(0, 2)) * (j == k) for j in range(k + 1)]
-        for i in range(k)
-    ]
+    return [[(k if i == j else 0) - 1 + int(rng.integers(0, 2)) * (j == k) for j in range(k + 1)] for i in range(k)]
 
 
 def stationary(rng: Rng, k: int) -> Rows:
@@ -269,9 +264,7 @@ def _solve_integers(matrix: list[list[int]], right: list[int]) -> list[Fraction]
         for i in range(p + 1, n):
             row = a[i]
             factor = row[p]
-            a[i] = [0] * (p + 1) + [
-                (row[j] * pivot - factor * top[j]) // previous for j in range(p + 1, n + 1)
-            ]
+            a[i] = [0] * (p + 1) + [(row[j] * pivot - factor * top[j]) // previous for j in range(p + 1, n + 1)]
         previous = pivot
     # back substitution over one common denominator, the determinant (Cramer)
     det = a[n - 1][n - 1]
@@ -298,15 +291,10 @@ def exact_minimum(problem: Problem, guess: list[int] | None = None) -> Minimum:
     matrix = [[inner[i][j] + sigma[i] * sigma[j] for j in range(k)] for i in range(k)]
 
     def stationary_point(support: list[int]) -> list[Fraction] | None:
-        return _solve_integers(
-            [[matrix[i][j] for j in support] for i in support], [sigma[i] for i in support]
-        )
+        return _solve_integers([[matrix[i][j] for j in support] for i in support], [sigma[i] for i in support])
 
     def multipliers(support: list[int], x: list[Fraction]) -> list[Fraction]:
-        return [
-            sum((matrix[i][j] * v for j, v in zip(support, x, strict=True)), Fraction(-sigma[i]))
-            for i in range(k)
-        ]
+        return [sum((matrix[i][j] * v for j, v in zip(support, x, strict=True)), Fraction(-sigma[i])) for i in range(k)]
 
     def minimum(support: list[int], x: list[Fraction]) -> Minimum:
         t = sum((sigma[j] * v for j, v in zip(support, x, strict=True)), Fraction(0))
@@ -346,9 +334,7 @@ def exact_objective(problem: Problem, lam: Tensor) -> Fraction:
     values, shift = _integers(lam.tolist(), problem.exponents)
     inner = problem.inner()
     top = sum(values[i] * values[j] * inner[i][j] for i in range(problem.k) for j in range(problem.k))
-    total = sum(
-        (Fraction(v) * Fraction(s) for v, s in zip(lam.tolist(), problem.sigma, strict=True)), Fraction(0)
-    )
+    total = sum((Fraction(v) * Fraction(s) for v, s in zip(lam.tolist(), problem.sigma, strict=True)), Fraction(0))
     return Fraction(top) * Fraction(2) ** (2 * shift) / total**2
 
 
@@ -381,8 +367,7 @@ def cancellation(problem: Problem, lam: list[Fraction]) -> float:
     """Σ ‖λ_ig_i‖ in units of the best single task, at least 1: how the Gramian's rounding is amplified."""
     inner, e = problem.inner(), problem.exponents
     lengths = [
-        float(v * Fraction(2) ** ei) * math.sqrt(inner[i][i])
-        for i, (v, ei) in enumerate(zip(lam, e, strict=True))
+        float(v * Fraction(2) ** ei) * math.sqrt(inner[i][i]) for i, (v, ei) in enumerate(zip(lam, e, strict=True))
     ]
     return max(1.0, sum(lengths) / (math.sqrt(best_single(problem)) or 1.0))
 

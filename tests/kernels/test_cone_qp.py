@@ -61,9 +61,7 @@ def test_matches_reference(k: int) -> None:
     gram, b = random_problem(k, k + 2, k, 10)
     torch.testing.assert_close(cone_qp(gram, b), reference(gram, b), rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(cone_qp(gram[0], b[0]), reference(gram[0], b[0]), rtol=1e-9, atol=1e-11)
-    torch.testing.assert_close(
-        cone_qp(gram, b[0] * 0 - 1), reference(gram, b[0] * 0 - 1), rtol=1e-9, atol=1e-9
-    )
+    torch.testing.assert_close(cone_qp(gram, b[0] * 0 - 1), reference(gram, b[0] * 0 - 1), rtol=1e-9, atol=1e-9)
     single = cone_qp(gram.float(), b)
     torch.testing.assert_close(single, cone_qp(gram, b), rtol=1e-3, atol=1e-3 * float(cone_qp(gram, b).max()))
 

@@ -26,9 +26,7 @@ def test_upload_under_capture_keeps_every_bit(monkeypatch: pytest.MonkeyPatch) -
 
 def test_segments_by_dtype_and_alignment() -> None:
     even, odd, half = torch.zeros(BLOCK + 4), torch.zeros(5), torch.zeros(8, dtype=torch.bfloat16)
-    parts = segments(
-        [[even, None], [None, None], [odd, odd], [torch.zeros(0), None], [half, half], [even, even]]
-    )
+    parts = segments([[even, None], [None, None], [odd, odd], [torch.zeros(0), None], [half, half], [even, even]])
     assert [(p.dtype, p.aligned, p.count, p.blocks) for p in parts] == [
         (torch.float32, True, 2, 4),
         (torch.float32, False, 1, 1),

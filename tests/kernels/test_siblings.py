@@ -50,9 +50,7 @@ def test_cagrad_optimality(k: int) -> None:
     b = gram.mean(-1)
     r = c * b.mean(-1, keepdim=True).sqrt()
     slope = b + r * gw / (w * gw).sum(-1, keepdim=True).sqrt()
-    off = (slope - cagrad_value(gram, w, c).unsqueeze(-1)) / gram.diagonal(dim1=-2, dim2=-1).amax(
-        -1, keepdim=True
-    )
+    off = (slope - cagrad_value(gram, w, c).unsqueeze(-1)) / gram.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True)
     assert off.amin() >= -1e-12
     assert off[w > 0].abs().max() <= 1e-12
 
