@@ -25,6 +25,12 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(VENV)/.bench
+	$(BIN)/python -m bench
+
+bench-gpu: $(VENV)/.dev
+	$(BIN)/python -m bench.gpu
+
 study: $(VENV)/.all
 	$(BIN)/python -m studies.toy_problem
 	$(BIN)/python -m studies.weightings --data-root $(DATA)
@@ -40,6 +46,6 @@ $(VENV)/.torch:
 	$(BIN)/pip install --quiet $(TORCH)
 	touch $@
 
-$(VENV)/.all $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch $(NATIVE)
+$(VENV)/.all $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: $(VENV)/.torch $(NATIVE)
 	$(BIN)/pip install --quiet --editable '.[$*]'
 	touch $@

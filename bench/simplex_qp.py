@@ -120,7 +120,7 @@ def threads_gain() -> None:
             with threads(n):
                 time[n] = medians({"ours": ours(gram)})["ours"] / BATCH * 1e6
         rows.append([k, time[1], time[2], time[1] / time[2]])
-    table(f"batch {BATCH}, µs per problem", ["k", "1 thread", "2 threads", "gain"], rows)
+    table(f"simplex_qp, batch {BATCH}, µs per problem", ["k", "1 thread", "2 threads", "gain"], rows)
 
 
 def accuracy(count: int = 600) -> None:
@@ -142,17 +142,18 @@ def accuracy(count: int = 600) -> None:
                 for limit in solved:
                     solved[limit] += above <= limit
         rows.append([name, *(f"{100 * n / len(problems):.1f} %" for n in solved.values())])
-    table(f"{len(problems)} hard problems, k <= 16, solved to", ["solver", "1e-15", "1e-10"], rows)
+    table(f"simplex_qp, {len(problems)} hard problems, k <= 16, solved to", ["solver", "1e-15", "1e-10"], rows)
 
 
 def main() -> None:
-    print(machine())
+    """One problem, batches, the gain of a second thread, and the share of hard problems solved."""
     with threads(1):
-        compare("one problem, µs a call, 1 thread", 1, SINGLE_PEERS, rounds=15)
-        compare(f"batch {BATCH}, µs per problem, 1 thread", BATCH, BATCH_PEERS, rounds=5)
+        compare("simplex_qp, one problem, 1 thread, µs a call", 1, SINGLE_PEERS, rounds=15)
+        compare(f"simplex_qp, batch {BATCH}, 1 thread, µs per problem", BATCH, BATCH_PEERS, rounds=5)
     threads_gain()
     accuracy()
 
 
 if __name__ == "__main__":
+    print(machine())
     main()

@@ -1,13 +1,12 @@
 """gramian against J @ J.T on a stacked J, against stacking and multiplying, and against reading the bytes.
 
-Run `pytest bench/test_gramian.py -s`. PCL_BENCH_COLUMNS sets m (default 1e7, plus a small size).
+Run `python -m bench.gramian`. PCL_BENCH_COLUMNS sets m (default 1e7, besides a small size).
 """
 
 from __future__ import annotations
 
 import os
 
-import pytest
 import torch
 
 from bench.common import machine, medians, read_floor, table, threads
@@ -40,13 +39,19 @@ def measure(k: int, m: int) -> list[object]:
     return [k, *(seconds * 1e6 for seconds in t.values()), *ratios]
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("m", [1000, COLUMNS])
-def test_gramian(m: int, count: int) -> None:
-    with threads(count):
-        rows = [measure(k, m) for k in (2, 5, 10, 20, 40)]
-    table(
-        f"gramian, m = {m}, {count} thread(s), microseconds, medians; {machine()}",
-        ["k", "read", "gramian", "J @ J.T", "cat+stack+matmul", "of read speed", "x J @ J.T", "x stacking"],
-        rows,
-    )
+def main() -> None:
+    """Both sizes with 1 and 2 threads."""
+    for m in (1000, COLUMNS):
+        for count in (1, 2):
+            with threads(count):
+                rows = [measure(k, m) for k in (2, 5, 10, 20, 40)]
+            table(
+                f"gramian, m = {m:,}, {count} thread{'s' * (count > 1)}, µs",
+                ["k", "read", "gramian", "J @ J.T", "cat+stack+matmul", "of read speed", "x J @ J.T", "x stacking"],
+                rows,
+            )
+
+
+if __name__ == "__main__":
+    print(machine())
+    main()

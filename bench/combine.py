@@ -1,13 +1,12 @@
 """combine and the fused updates against weights @ J and torch.optim, and against reading the bytes.
 
-Run `pytest bench/test_combine.py -s`. PCL_BENCH_COLUMNS sets m (default 1e7, plus a small size).
+Run `python -m bench.combine`. PCL_BENCH_COLUMNS sets m (default 1e7, besides a small size).
 """
 
 from __future__ import annotations
 
 import os
 
-import pytest
 import torch
 
 from bench.common import machine, medians, read_floor, table, threads
@@ -53,14 +52,20 @@ def measure(k: int, m: int) -> list[object]:
     return [k, *(seconds * 1e6 for seconds in t.values()), *ratios]
 
 
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("m", [1000, COLUMNS])
-def test_combine_and_update(m: int, count: int) -> None:
-    with threads(count):
-        rows = [measure(k, m) for k in (2, 5, 10, 20)]
+def main() -> None:
+    """Both sizes with 1 and 2 threads."""
     columns = "k, read+update, combine, weights @ J, combine_sgd_, matmul + SGD, combine_adamw_, matmul + AdamW, "
-    table(
-        f"combine and updates, m = {m}, {count} thread(s), microseconds, medians; {machine()}",
-        (columns + "sgd / floor, x SGD, x AdamW").split(", "),
-        rows,
-    )
+    for m in (1000, COLUMNS):
+        for count in (1, 2):
+            with threads(count):
+                rows = [measure(k, m) for k in (2, 5, 10, 20)]
+            table(
+                f"combine and fused updates, m = {m:,}, {count} thread{'s' * (count > 1)}, µs",
+                (columns + "sgd / floor, x SGD, x AdamW").split(", "),
+                rows,
+            )
+
+
+if __name__ == "__main__":
+    print(machine())
+    main()

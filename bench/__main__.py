@@ -1,0 +1,40 @@
+"""All CPU benchmarks: `python -m bench`, or `make bench`. Prints their tables and writes bench/README.md."""
+
+import contextlib
+import io
+from pathlib import Path
+
+import bench.combine
+import bench.gramian
+import bench.simplex_qp
+from bench.common import machine
+
+PREFACE = """# Benchmarks
+
+Written by `make bench`. Peers run beside us in the same process, taking turns; times are medians. Compare ratios, not
+times, and only within one table. A peer that is not installed is left out. On a GPU: `make bench-gpu`, which writes
+`bench/results/<device>.json`; no such figures have been taken yet.
+
+- `read` is the time to read the gradients' bytes once with the same threads, the floor of `gramian`; "of read speed"
+  is that floor over our time.
+- `read+update` reads the k gradients and updates m parameters once, the floor of the fused updates.
+- "hard problems" are those of `tests/kernels/hard_gramians.py` with an exact rational answer, at sigma = 1.
+
+"""
+
+
+def main() -> None:
+    """Run all and write the page."""
+    page = io.StringIO()
+    for module in (bench.simplex_qp, bench.gramian, bench.combine):
+        part = io.StringIO()
+        with contextlib.redirect_stdout(part):
+            module.main()
+        print(part.getvalue(), flush=True)
+        page.write(part.getvalue())
+    text = f"{PREFACE}{machine()}\n{page.getvalue()}"
+    (Path(__file__).parent / "README.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
