@@ -6,19 +6,29 @@
 
 namespace pcl::PCL_ISA {
 
-constexpr std::int64_t kBlock = 1024;  // columns whose sums stay in the first-level cache as doubles
+constexpr std::int64_t kBlock = 512;  // columns whose sums stay in the first-level cache as doubles
+
+constexpr int kRows = 8;                 // gradients read side by side
+constexpr std::int64_t kStrip = 64;      // columns between two fetches of what the next block will read
 
 // sum[c] (+)= w[0] row[0][c] + w[1] row[1][c] + ..., in this order.
 template <class T, int Rows, bool First>
 void add_rows(const T* const* row, const double* w, std::int64_t n, double* __restrict sum) {
-    for (std::int64_t c = 0; c < n; ++c) {
-        double s = First ? w[0] * widen(row[0][c]) : sum[c];
-        for (int r = First ? 1 : 0; r < Rows; ++r) s += w[r] * widen(row[r][c]);
-        sum[c] = s;
+    for (std::int64_t start = 0; start < n; start += kStrip) {
+        for (int r = 0; r < Rows; ++r)
+            for (std::size_t byte = 0; byte < kStrip * sizeof(T); byte += 64)
+                __builtin_prefetch(reinterpret_cast<const char*>(row[r] + start + kBlock) + byte);
+        const std::int64_t end = std::min(n, start + kStrip);
+        for (std::int64_t c = start; c < end; ++c) {
+            double s = First ? w[0] * widen(row[0][c]) : sum[c];
+#pragma GCC unroll 8
+            for (int r = First ? 1 : 0; r < Rows; ++r) s += w[r] * widen(row[r][c]);
+            sum[c] = s;
+        }
     }
 }
 
-template <class T, int Rows = 4>
+template <class T, int Rows = kRows>
 void add_rows(const T* const* row, const double* w, int rows, bool first, std::int64_t n, double* sum) {
     if constexpr (Rows > 1) {
         if (rows < Rows) return add_rows<T, Rows - 1>(row, w, rows, first, n, sum);
@@ -29,8 +39,8 @@ void add_rows(const T* const* row, const double* w, int rows, bool first, std::i
 // sum[0 .. piece.size) = Σ_i w_i g_i over one piece of at most kBlock columns.
 template <class T>
 void combine_piece(const Gradients& g, const double* weights, const Piece& piece, double* sum) {
-    const T* row[4];
-    double w[4];
+    const T* row[kRows];
+    double w[kRows];
     int rows = 0;
     bool first = true;
     for (int i = 0; i < g.tasks; ++i) {
@@ -39,7 +49,7 @@ void combine_piece(const Gradients& g, const double* weights, const Piece& piece
             row[rows] = reinterpret_cast<const T*>(address) + piece.offset;
             w[rows++] = weights[i];
         }
-        if (rows == 4 || (i + 1 == g.tasks && rows)) {
+        if (rows == kRows || (rows && i + 1 == g.tasks)) {
             add_rows<T>(row, w, rows, first, piece.size, sum);
             rows = 0;
             first = false;

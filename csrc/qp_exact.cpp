@@ -195,7 +195,7 @@ struct Candidates {
         offer(one);
     }
 
-    // The optimality conditions up to the rounding of C.
+    // The optimality conditions, or an objective of zero, up to the rounding of C.
     bool optimal() const {
         std::vector<double> Cx(k);
         double f = 0, t = 0, length = 0;
@@ -203,6 +203,8 @@ struct Candidates {
             for (int j = 0; j < k; ++j) Cx[i] += C[i * stride + j] * x[j];
             f += x[i] * Cx[i], t += s[i] * x[i], length += x[i];
         }
+        const double rounding = 64 * eps * length * length;
+        if (f <= rounding) return f >= -rounding;  // below that, C is not positive semidefinite
         for (int i = 0; i < k; ++i) {
             const double w = Cx[i] - f / t * s[i], allowed = 256 * eps * std::fmax(t, length);
             if (w < -allowed || (x[i] > 0 && w > allowed)) return false;
@@ -231,7 +233,7 @@ bool simplex_exactly(int k, const double* C, long stride, const double* s, doubl
     const double least = 1e-12 * *std::max_element(cancelling.begin(), cancelling.end());
     for (double& v : cancelling) v = v < least ? 0.0 : v;
     exact.offer(cancelling);
-    if (solved || is_zero()) return true;
+    if ((solved && exact.best.hi > 0) || is_zero()) return true;
 
     // C is not positive semidefinite, often only by its own rounding. Then a long x that cancels nearly is worth
     // no more than rounding makes of it, and a ridge of that size finds a better one.

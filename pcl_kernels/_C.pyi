@@ -20,6 +20,12 @@ def combine(
     threads: int,
     /,
 ) -> None: ...
+def cagrad_dual(
+    gram: int, is_float: bool, c: float, out: int, status: int, batch: int, k: int, threads: int, /
+) -> int: ...
+def nash_mtl(
+    gram: int, is_float: bool, out: int, status: int, batch: int, k: int, threads: int, /
+) -> int: ...
 def cone_qp(
     gram: int,
     is_float: bool,

@@ -4,20 +4,26 @@ Every function takes and returns PyTorch tensors; every op has a plain float64 P
 `reference.py`. `python -m pcl_kernels.info` says what is built.
 """
 
+from pcl_kernels.cagrad_dual import cagrad_dual
 from pcl_kernels.combine import combine
 from pcl_kernels.combine_update import combine_adamw_, combine_sgd_
 from pcl_kernels.cone_qp import cone_qp
 from pcl_kernels.gramian import GramianAccumulator, gramian
+from pcl_kernels.imtl_g import imtl_g
+from pcl_kernels.nash_mtl import nash_mtl
 from pcl_kernels.simplex_qp import QPInfo, Status, simplex_qp
 
 __all__ = [
     "GramianAccumulator",
     "QPInfo",
     "Status",
+    "cagrad_dual",
     "combine",
     "combine_adamw_",
     "combine_sgd_",
     "cone_qp",
     "gramian",
+    "imtl_g",
+    "nash_mtl",
     "simplex_qp",
 ]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pcl_kernels import _C
+from pcl_kernels._checks import check_gram, check_vector, not_a_gramian, not_finite, threads_for
 from pcl_kernels._registry import define, plain
 
 _f64, _f32 = torch.float64, torch.float32
@@ -31,7 +32,7 @@ def _cpu(gram: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         status.data_ptr(),
         count,
         k,
-        torch.get_num_threads() if count > 16 and count * (k + 4) ** 2 > 20_000 else 1,
+        threads_for(count, k),
     )
     if failed >= 0:
         _refuse(failed, gram, b)
@@ -50,18 +51,13 @@ def _refuse(failed: int, gram: Tensor, b: Tensor) -> None:
     problem, reason = divmod(failed, 8)
     where = f"[{problem}]" if gram.dim() == 3 else ""
     if reason == 2:
-        raise ValueError(
-            f"gram{where} and b{where}: expected finite numbers, got NaN or Inf. A gradient overflowed or is "
-            "undefined; look for the loss that is not finite, or skip this step"
-        )
+        raise not_finite(f"gram{where} and b{where}")
     if reason == 3:
-        raise ValueError(
-            f"gram{where}: expected a Gramian, whose diagonal holds squared norms, got a negative number there. "
-            "Pass J @ J.T, not J or another matrix"
-        )
+        raise not_a_gramian(f"gram{where}")
     raise ValueError(
-        f"b{where}: expected a bounded problem, but the objective falls without end: some v >= 0 has Gv = 0 and "
-        "vᵀb < 0. With b = Jh for a vector h this cannot happen; check that b and gram are of the same gradients"
+        f"b{where}: expected a bounded problem, but the objective falls without end: some v >= 0 has Gv = 0 "
+        "and vᵀb < 0. With b = Jh for a vector h this cannot happen; check that b and gram are of the same "
+        "gradients"
     )
 
 
@@ -96,8 +92,8 @@ def cone_qp(gram: Tensor, b: Tensor) -> Tensor:
     """argmin of 1/2 vᵀGv + vᵀb over v >= 0.
 
     With b = Jh this projects a vector h on the dual cone of the gradients: h + Jᵀv is the closest vector to h
-    that conflicts with no g_i. GEM (Lopez-Paz and Ranzato 2017, Eq. 11) takes h the current gradient and J the
-    memories'; UPGrad and DualProj (Quinton and Rey 2024) take h = g_i, b = G[:, i], and h = the mean.
+    that conflicts with no g_i. GEM (Lopez-Paz and Ranzato 2017, Eq. 11) takes for h the current gradient and
+    for J those of the memories; UPGrad (Quinton and Rey 2024) takes h = g_i, b = G[:, i]; DualProj the mean.
 
     Args:
         gram: (k, k) or (B, k, k), float32 or float64, symmetric (only the symmetric part counts) and positive
@@ -109,29 +105,13 @@ def cone_qp(gram: Tensor, b: Tensor) -> Tensor:
         the same one every time. Differentiable in `gram` and `b`.
 
     Raises:
-        TypeError, ValueError: wrong dtype, shape or device; on CPU also for NaN, Inf, a negative diagonal, and
-            a problem without a minimum.
+        TypeError, ValueError: wrong dtype, shape or device; on CPU also for NaN, Inf, a negative diagonal,
+            and a problem without a minimum.
     """
-    _check(gram, b)
+    check_gram(gram)
+    check_vector("b", b, gram)
     b = b.to(_f64)
     if plain(gram, b):
         return _cpu(gram, b)[0]
     out: Tensor = _Differentiable.apply(gram, b)
     return out
-
-
-def _check(gram: Tensor, b: Tensor) -> None:
-    for name, value in (("gram", gram), ("b", b)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}. Convert with torch.as_tensor")
-    shape = tuple(gram.shape)
-    if gram.dim() not in (2, 3) or shape[-1] != shape[-2] or shape[-1] == 0:
-        raise ValueError(f"gram: expected shape (k, k) or (B, k, k) with k >= 1, got {shape}. Pass J @ J.T")
-    if gram.dtype not in (_f32, _f64):
-        raise TypeError(f"gram: expected float32 or float64, got {gram.dtype}. Convert it with gram.double()")
-    if tuple(b.shape) not in (shape[-1:], shape[:-1]):
-        raise ValueError(f"b: expected shape {shape[:-1]} to go with gram {shape}, got {tuple(b.shape)}")
-    if not b.dtype.is_floating_point:
-        raise TypeError(f"b: expected a floating dtype, got {b.dtype}. Convert it with b.double()")
-    if b.device != gram.device:
-        raise ValueError(f"b: expected device {gram.device} as gram, got {b.device}. Move it with .to(gram.device)")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def cone_qp(gram: Tensor, b: Tensor) -> Tensor:
-    """argmin of 1/2 vᵀGv + vᵀb over v >= 0; gram (k, k) or (B, k, k), b (k,) or (B, k) -> (k,) or (B, k), float64.
+    """argmin of 1/2 vᵀGv + vᵀb over v >= 0; gram (k, k) or (B, k, k), b (k,) or (B, k) -> float64 v.
 
     For each set S of free variables it solves G_SS v_S = -b_S and keeps the feasible v of least objective.
     """

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pcl_kernels import _C
+from pcl_kernels._checks import check_gram, check_vector, not_a_gramian, not_finite, threads_for
 from pcl_kernels._registry import define, plain
 
 _f64, _f32 = torch.float64, torch.float32
-_empty, _solve, _get_num_threads = torch.empty, _C.simplex_qp, torch.get_num_threads
+_empty, _solve = torch.empty, _C.simplex_qp
 
 
 class Status(IntEnum):
@@ -66,7 +67,7 @@ def _cpu(gram: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Te
         status.data_ptr(),
         gap.numel(),
         k,
-        _threads(gap.numel(), k),
+        threads_for(gap.numel(), k),
     )
     if failed >= 0:
         _refuse(failed, gram, sigma)
@@ -92,62 +93,19 @@ _op = define(
 )
 
 
-def _threads(batch: int, k: int) -> int:
-    """One thread until the problems are worth waking another for (about 50 µs of work)."""
-    return _get_num_threads() if batch > 16 and batch * (k + 4) ** 2 > 20_000 else 1
-
-
 def _refuse(failed: int, gram: Tensor, sigma: Tensor | None) -> None:
     """Raise for problem `failed // 8` of a batch; `failed % 8` is a SimplexStatus of csrc/simplex_qp.hpp."""
     problem, reason = divmod(failed, 8)
     where = f"[{problem}]" if gram.dim() == 3 else ""
     if reason == 2:
-        raise ValueError(
-            f"gram{where}: expected finite numbers, got NaN or Inf. A gradient overflowed or is undefined; "
-            "look for the loss that is not finite, or skip this step"
-        )
+        raise not_finite(f"gram{where}")
     if reason == 3:
-        lowest = gram.diagonal(dim1=-2, dim2=-1).min().item()
-        raise ValueError(
-            f"gram{where}: expected a Gramian, whose diagonal holds squared norms, got {lowest:g} there. "
-            "Pass J @ J.T, not J or another matrix"
-        )
+        raise not_a_gramian(f"gram{where}")
     assert sigma is not None
     raise ValueError(
         f"sigma: expected positive finite normal numbers, got values between {sigma.min().item():g} and "
         f"{sigma.max().item():g}. Keep a small floor under it, such as 1e-12"
     )
-
-
-def _check(gram: Tensor, sigma: Tensor | None, lower: Tensor | None) -> None:
-    if not isinstance(gram, Tensor):
-        raise TypeError(
-            f"gram: expected a Tensor, got {type(gram).__name__}. Convert it with torch.as_tensor"
-        )
-    shape = tuple(gram.shape)
-    if gram.dim() not in (2, 3) or shape[-1] != shape[-2] or shape[-1] == 0:
-        raise ValueError(f"gram: expected shape (k, k) or (B, k, k) with k >= 1, got {shape}. Pass J @ J.T")
-    if gram.dtype not in (_f32, _f64):
-        raise TypeError(f"gram: expected float32 or float64, got {gram.dtype}. Convert it with gram.double()")
-    for name, value in (("sigma", sigma), ("lower", lower)):
-        if value is None:
-            continue
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: expected a Tensor or None, got {type(value).__name__}")
-        if tuple(value.shape) not in (shape[-1:], shape[:-1]):
-            raise ValueError(
-                f"{name}: expected shape {shape[-1:]}"
-                + (f" or {shape[:-1]}" if len(shape) == 3 else "")
-                + f" to go with gram {shape}, got {tuple(value.shape)}"
-            )
-        if not value.dtype.is_floating_point:
-            raise TypeError(
-                f"{name}: expected a floating dtype, got {value.dtype}. Convert it with .double()"
-            )
-        if value.device != gram.device:
-            raise ValueError(
-                f"{name}: expected device {gram.device} as gram, got {value.device}. Move it with .to(gram.device)"
-            )
 
 
 class _Differentiable(torch.autograd.Function):
@@ -210,8 +168,8 @@ def simplex_qp(
 ) -> Tensor | tuple[Tensor, QPInfo]:
     """The weights λ that minimise ‖Σ λ_i g_i‖² = λᵀGλ subject to Σ λ_iσ_i = 1 and λ >= 0 (or λ >= lower).
 
-    With σ = 1 this is MGDA; with the σ of EMGD (Lyu et al., arXiv 2401.01054, Eq. 14-17) every task improves at
-    least as σ_i·‖d‖² says, g_iᵀd >= σ_i‖d‖² for d = Σ λ_i g_i (Lemma 1).
+    With σ = 1 this is MGDA; with the σ of EMGD (Lyu et al., arXiv 2401.01054, Sec. IV) every task improves
+    at least as σ_i·‖d‖² says, g_iᵀd >= σ_i‖d‖² for d = Σ λ_i g_i (Lemma 1).
 
     Args:
         gram: (k, k) or (B, k, k), float32 or float64, symmetric (only the symmetric part counts) and positive
@@ -221,20 +179,23 @@ def simplex_qp(
         return_info: also return a `QPInfo` with duality gap, active set, iterations and status.
 
     Returns:
-        λ, float64, (k,) or (B, k) on the device of `gram`. A minimiser also for dependent, equal, opposite and zero
-        gradients, the same one every time: among equal gradients the first carries the weight, zero gradients share
-        it. Differentiable in `gram`, `sigma` and `lower`.
+        λ, float64, (k,) or (B, k) on the device of `gram`. A minimiser also for dependent, equal, opposite
+        and zero gradients, the same one every time: among equal gradients the first carries the weight, zero
+        gradients share it. Differentiable in `gram`, `sigma` and `lower`.
 
     Raises:
-        TypeError, ValueError: wrong dtype, shape or device; on CPU also for NaN, Inf, a negative diagonal, a sigma
-            that is not positive, and bounds that leave nothing to choose. On CUDA such problems get NaN weights
-            and `Status.NOT_FINITE`, because raising would wait for the device.
+        TypeError, ValueError: wrong dtype, shape or device; on CPU also for NaN, Inf, a negative diagonal, a
+            sigma that is not positive, and bounds that leave nothing to choose. On CUDA such problems get NaN
+            weights and `Status.NOT_FINITE`, because raising would wait for the device.
     """
     if lower is None and not return_info and plain(gram) and (sigma is None or plain(sigma)):
         direct = _direct(gram, sigma)
         if direct is not None:
             return direct
-    _check(gram, sigma, lower)
+    check_gram(gram)
+    for name, value in (("sigma", sigma), ("lower", lower)):
+        if value is not None:
+            check_vector(name, value, gram)
     if sigma is None:
         sigma = gram.new_ones(gram.shape[-1], dtype=_f64)
     sigma = sigma.to(_f64)
@@ -245,7 +206,7 @@ def simplex_qp(
 
 
 def _direct(gram: Tensor, sigma: Tensor | None) -> Tensor | None:
-    """The common case without torch's dispatcher, which would take longer than the solver; None: not that case."""
+    """The common case past torch's dispatcher, which takes longer than the solver; None: not that case."""
     shape = gram.shape
     dtype = gram.dtype
     if len(shape) == 2:
@@ -253,7 +214,7 @@ def _direct(gram: Tensor, sigma: Tensor | None) -> Tensor | None:
         threads = 1
     elif len(shape) == 3:
         batch, rows, k = shape
-        threads = _threads(batch, k)
+        threads = threads_for(batch, k)
     else:
         return None
     if rows != k or k == 0 or not gram.is_contiguous() or (dtype is not _f64 and dtype is not _f32):

@@ -1,8 +1,8 @@
 """The truth for `simplex_qp`: an interior point method in plain float64 PyTorch.
 
-It shares nothing with the compiled solver but the statement of the problem: no active set, no pivots, no penalty
-for the equality. Good to about 1e-9 of the best single task in the objective, unless gradients cancel that are 1e6 times
-longer than their sum.
+It shares nothing with the compiled solver but the statement of the problem: no active set, no pivots, no
+penalty for the equality. Good to about 1e-9 of the best single task in the objective, unless gradients cancel
+that are 1e6 times longer than their sum.
 """
 
 from __future__ import annotations
@@ -52,34 +52,32 @@ def simplex_qp(gram: Tensor, sigma: Tensor | None = None, *, lower: Tensor | Non
             -2,
         )
 
-        def newton(
-            target: Tensor, system: Tensor = system, dual: Tensor = dual, primal: Tensor = primal
-        ) -> Tensor:
-            """Steps of (x, -y) towards x_i·w_i = target_i."""
-            right = torch.cat([target / x - w - dual, -primal], -1)
-            solution, singular = torch.linalg.solve_ex(system, right.unsqueeze(-1))
-            return torch.where((singular != 0)[:, None], torch.nan, solution.squeeze(-1))
-
-        def change(step: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-            dx = step[..., :k]
-            return dx, (target - w * dx) / x - w
-
-        dx, dw = change(newton(torch.zeros_like(x)), torch.zeros_like(x))
+        dx, dw, _ = _newton(system, x, w, torch.zeros_like(x), dual, primal)
         affine = ((x + _longest(x, dx) * dx) * (w + _longest(w, dw) * dw)).mean(-1, keepdim=True)
         target = (affine / mu).clamp(max=1) ** 3 * mu - dx * dw
-        step = newton(target)
-        dx, dw = change(step, target)
+        dx, dw, dy = _newton(system, x, w, target, dual, primal)
         reach = 0.995 * torch.minimum(_longest(x, dx), _longest(w, dw))
         moved = (
             (x + reach * dx).clamp_min(1e-300),
             (w + reach * dw).clamp_min(1e-300),
-            y - reach * step[..., k:],
+            y + reach * dy,
         )
         # a system that has become singular is as close as float64 gets
         fine = torch.stack([m.isfinite().all(-1) for m in moved]).all(0).unsqueeze(-1)
         x, w, y = (torch.where(fine, new, old) for new, old in zip(moved, (x, w, y), strict=True))
     lam = d * x * size
     return low + lam * room / (lam * s).sum(-1, keepdim=True)
+
+
+def _newton(
+    system: Tensor, x: Tensor, w: Tensor, target: Tensor, dual: Tensor, primal: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The step of (x, w, y) towards x_i·w_i = target_i; NaN where the system is singular."""
+    right = torch.cat([target / x - w - dual, -primal], -1)
+    solution, singular = torch.linalg.solve_ex(system, right.unsqueeze(-1))
+    step = torch.where((singular != 0)[:, None], torch.nan, solution.squeeze(-1))
+    dx, dy = step[..., :-1], -step[..., -1:]
+    return dx, (target - w * dx) / x - w, dy
 
 
 def _longest(x: Tensor, dx: Tensor) -> Tensor:

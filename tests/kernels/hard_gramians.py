@@ -1,8 +1,8 @@
 """Gramians that break small QP solvers, with the exact minimum beside each. Tests and benches share them.
 
-Every gradient is a row of integers times a power of two, with inner products below 2**53, so its Gramian is exact
-in float64 and the minimum can be had as a fraction. A family is a function (rng, k) -> integer rows; `FAMILIES`
-lists them, `SIGMAS` the constraint vectors, `hard_set` draws from both.
+Every gradient is a row of integers times a power of two, with inner products below 2**53, so its Gramian is
+exact in float64 and the minimum can be had as a fraction. A family is a function (rng, k) -> integer rows;
+`FAMILIES` lists them, `SIGMAS` the constraint vectors, `hard_set` draws from both.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Problem:
         return torch.tensor(self.sigma, dtype=torch.float64)
 
 
-# --- families -------------------------------------------------------------------------------------------------
+# --- families -------------------------------------------------------------------------------------
 
 
 def _ints(rng: Rng, k: int, m: int, limit: int = 1000) -> Rows:
@@ -194,7 +194,7 @@ FAMILIES: list[Callable[[Rng, int], Rows]] = [
 ]
 
 
-# --- σ and scales ----------------------------------------------------------------------------------------------
+# --- σ and scales ---------------------------------------------------------------------------------
 
 
 def _softmax(a: np.ndarray) -> np.ndarray:
@@ -243,7 +243,7 @@ def hard_set(count: int = 2400, seed: int = 0, k_max: int = 64) -> Iterator[Prob
         yield Problem(family.__name__, rows, exponents, [float(v) for v in sigma])
 
 
-# --- the exact minimum -----------------------------------------------------------------------------------------
+# --- the exact minimum ----------------------------------------------------------------------------
 
 
 def _integers(values: list[float], exponents: list[int]) -> tuple[list[int], int]:
@@ -286,7 +286,7 @@ class Minimum:
 
 
 def exact_minimum(problem: Problem, guess: list[int] | None = None) -> Minimum:
-    """The minimum of λᵀGλ and a minimiser in fractions, proved by the optimality conditions in exact arithmetic.
+    """The minimum of λᵀGλ and a minimiser in fractions, proved by exact optimality conditions.
 
     `guess` is a support to try first; it saves time for large k and cannot change the answer.
     """
@@ -376,7 +376,7 @@ def rounding_excess(problem: Problem) -> float:
 
 
 def cancellation(problem: Problem, lam: list[Fraction]) -> float:
-    """Σ ‖λ_ig_i‖ in units of the best single task: how much rounding of the Gramian is amplified, at least 1."""
+    """Σ ‖λ_ig_i‖ in units of the best single task, at least 1: how the Gramian's rounding is amplified."""
     inner, e = problem.inner(), problem.exponents
     lengths = [
         float(v * Fraction(2) ** ei) * math.sqrt(inner[i][i])
@@ -386,10 +386,10 @@ def cancellation(problem: Problem, lam: list[Fraction]) -> float:
 
 
 def kkt_residual(problem: Problem, lam: Tensor) -> float:
-    """Largest violation of stationarity, signs and Σ λσ = 1, for gradients scaled to unit norm, evaluated exactly.
+    """Largest violation of stationarity, signs and Σ λσ = 1, for gradients of unit norm, evaluated exactly.
 
-    In units where the best single task has objective 1: |g_i·d - fσ_i| / ‖g_i‖ on the support and its negative part
-    off it, relative to the size Σ_j |cos_ij| ‖λ_jg_j‖ of the terms that g_i·d is summed from where that exceeds 1.
+    In units where the best single task has objective 1: |g_i·d - fσ_i| / ‖g_i‖ on the support and its
+    negative part off it, relative to the size Σ_j |cos_ij| ‖λ_jg_j‖ of the terms of g_i·d if above 1.
     """
     k, inner, e = problem.k, problem.inner(), problem.exponents
     lam_f = [Fraction(v) * Fraction(2) ** ei for v, ei in zip(lam.tolist(), e, strict=True)]
@@ -406,6 +406,6 @@ def kkt_residual(problem: Problem, lam: Tensor) -> float:
         if norm == 0:
             continue
         terms = sum(abs(inner[i][j]) / norm * float(lam_f[j]) for j in range(k)) / best
-        w = float((g[i] - f * sigma[i])) / norm / best / max(1.0, terms)
+        w = float(g[i] - f * sigma[i]) / norm / best / max(1.0, terms)
         worst = max(worst, abs(w) if lam_f[i] > 0 else -w)
     return worst

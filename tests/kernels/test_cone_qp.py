@@ -23,7 +23,7 @@ def random_problem(k: int, m: int, seed: int, *batch: int) -> tuple[Tensor, Tens
 def cone_residual(problem: Problem, b: list[float], v: Tensor) -> float:
     """Violation of Gv + b >= 0, v >= 0, vᵀ(Gv + b) = 0, evaluated exactly for gradients of unit norm.
 
-    Relative to the largest |b_i|/‖g_i‖, and to the size of the terms of (Gv)_i where cancellation makes it larger.
+    Relative to the largest |b_i|/‖g_i‖, and to the size of the terms of (Gv)_i where that is larger.
     """
     assert (v >= 0).all()
     inner, e = problem.inner(), problem.exponents
@@ -61,7 +61,9 @@ def test_matches_reference(k: int) -> None:
     gram, b = random_problem(k, k + 2, k, 10)
     torch.testing.assert_close(cone_qp(gram, b), reference(gram, b), rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(cone_qp(gram[0], b[0]), reference(gram[0], b[0]), rtol=1e-9, atol=1e-11)
-    torch.testing.assert_close(cone_qp(gram, b[0] * 0 - 1), reference(gram, b[0] * 0 - 1), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        cone_qp(gram, b[0] * 0 - 1), reference(gram, b[0] * 0 - 1), rtol=1e-9, atol=1e-9
+    )
     single = cone_qp(gram.float(), b)
     torch.testing.assert_close(single, cone_qp(gram, b), rtol=1e-3, atol=1e-3 * float(cone_qp(gram, b).max()))
 
@@ -69,7 +71,7 @@ def test_matches_reference(k: int) -> None:
 @pytest.mark.parametrize("k", [2, 5, 20, 64, 80])
 @pytest.mark.parametrize("rank", ["full", "half"])
 def test_projection_on_the_dual_cone(k: int, rank: str) -> None:
-    """h + Jᵀv conflicts with no gradient, is orthogonal to what was added, and projecting again changes nothing."""
+    """h + Jᵀv conflicts with no gradient, is orthogonal to what was added, and is its own projection."""
     g = torch.Generator().manual_seed(k)
     j = torch.randn(k, k + 3 if rank == "full" else k // 2 + 1, generator=g, dtype=torch.float64)
     h = torch.randn(j.shape[1], generator=g, dtype=torch.float64)
@@ -119,7 +121,12 @@ EYE = torch.eye(3, dtype=torch.float64)
         (EYE, torch.full((3,), torch.inf), ValueError, "expected finite numbers"),
         (-EYE, torch.ones(3), ValueError, "negative number"),
         (EYE * 0, -torch.ones(3), ValueError, "b: expected a bounded problem"),
-        (torch.ones(2, 2) * torch.tensor([[1.0, -1], [-1, 1]]), -torch.ones(2), ValueError, "falls without end"),
+        (
+            torch.ones(2, 2) * torch.tensor([[1.0, -1], [-1, 1]]),
+            -torch.ones(2),
+            ValueError,
+            "falls without end",
+        ),
     ],
 )
 def test_refusals(gram: Tensor, b: Tensor, error: type[Exception], words: str) -> None:

@@ -1,0 +1,189 @@
+// min_w wᵀb + c‖g₀‖√(wᵀGw) over w >= 0, Σw = 1, with g₀ the mean gradient and b_i = g_i·g₀.
+//
+// With r = c‖g₀‖ and ν the minimum, the optimality conditions say that z = w·r/√(wᵀGw) solves the cone problem
+// min 1/2 zᵀGz + zᵀ(b - ν) over z >= 0 and has zᵀGz = r². That quantity grows with ν, and on one active set
+// it is a quadratic: (zᵀGz)(ν + δ) = zᵀGz + 2δ Σz + δ² Σy with G_SS y = 1. So ν is found by solving the cone problem,
+// going to the root of its quadratic, and repeating until the active set stays; bisection guards the way.
+#include "isa.hpp"
+#include "qp_solve.hpp"
+
+namespace pcl::PCL_ISA {
+namespace {
+
+enum CagradStatus { dual_solved = 0, dual_inexact = 1, dual_not_finite = 2, dual_negative_diagonal = 3 };
+
+struct CagradProblem {
+    Workspace work;
+    std::unique_ptr<int[]> e;
+    std::unique_ptr<double[]> d, b, one, y;
+    std::unique_ptr<std::int64_t[]> before;
+
+    explicit CagradProblem(int k)
+        : work(k), e(new int[k]), d(new double[k]), b(new double[k]), one(new double[k]), y(new double[k]),
+          before(new std::int64_t[k]) {}
+
+    template <class T>
+    CagradStatus solve(const T* G, double c, double* out) {
+        const int k = work.k;
+        const Arrays& a = work.arrays;
+        double* C = reinterpret_cast<double*>(a.C);
+        double* q = reinterpret_cast<double*>(a.q);
+        double* x = reinterpret_cast<double*>(a.step);
+        const long ld = long(work.nv) * W;
+        const double eps = std::numeric_limits<T>::epsilon();
+        if (!scale_gramian(G, k, a, work.nv, e.get(), d.get())) return dual_not_finite;
+
+        // One common power of two makes the longest gradient about 1. Variables are z_i/d_i, as in qp_core.hpp.
+        int E = e[0];
+        bool any = false;
+        for (int i = 0; i < k; ++i) {
+            if (C[i * ld + i] < 0) return dual_negative_diagonal;
+            if (C[i * ld + i] > 0) E = any && e[i] > E ? E : e[i], any = true;
+        }
+        for (int i = 0; i < k; ++i) out[i] = 1.0 / k;
+        if (!any) return dual_solved;
+        double r2 = 0;
+        for (int i = 0; i < k; ++i) {
+            const bool zero = C[i * ld + i] == 0;
+            one[i] = zero ? 1.0 : pow2(e[i] - E);  // 1 in the units of x; at least 1
+            b[i] = 0;
+            for (int j = 0; j < k; ++j) b[i] += C[i * ld + j] / (C[j * ld + j] > 0 ? pow2(e[j] - E) : 1.0);
+            b[i] /= k;
+            r2 += b[i] / one[i] / k;
+        }
+        const double r = c * std::sqrt(r2 > 0 ? r2 : 0.0);
+
+        // From here in units where G is the unit of b: b_i = (C u)_i is d_i times the scaled b.
+        double low = inf, high = inf;
+        for (int i = 0; i < k; ++i) {
+            low = std::fmin(low, b[i] / one[i]);
+            high = std::fmin(high, (b[i] + r * std::sqrt(C[i * ld + i])) / one[i]);
+        }
+        if (r == 0) {  // linear: all weight on the lowest b, the first of equals
+            int best = 0;
+            for (int i = 1; i < k; ++i)
+                if (b[i] / one[i] < b[best] / one[best]) best = i;
+            for (int i = 0; i < k; ++i) out[i] = i == best;
+            return dual_solved;
+        }
+        const double size = std::fmax(std::fabs(low), std::fabs(high));
+        double nu = high, least = inf;
+        bool solved = false, exact = true;
+        for (int i = 0; i < k; ++i) before[i] = 2;
+        for (int n = 0; n < 100 && !solved; ++n) {
+            double scale = 0;
+            for (int i = 0; i < k; ++i) {
+                q[i] = nu * one[i] - b[i];
+                scale = std::fmax(scale, std::fabs(q[i]));
+            }
+            for (int i = 0; i < k; ++i) q[i] /= scale;
+            for (long i = k; i < ld; ++i) q[i] = 0.0;
+            exact = minimise(a, k, work.nv, {false, eps}).solved;
+            std::int64_t* free = reinterpret_cast<std::int64_t*>(a.free);
+            double sum_z = 0, quad = 0, zb = 0;
+            for (int i = 0; i < k; ++i) x[i] *= scale;
+            for (int i = 0; i < k; ++i) {
+                sum_z += x[i] * one[i];
+                double Cx = 0;
+                for (int j = 0; j < k; ++j) Cx += C[i * ld + j] * x[j];
+                quad += x[i] * Cx;
+                zb += x[i] * b[i];
+            }
+            bool same = sum_z > 0;
+            for (int i = 0; i < k; ++i) {
+                same = same && before[i] == free[i];
+                before[i] = free[i];
+            }
+            const double sum_y = direction(C, ld);
+            // the root of quad + 2δ Σz + δ² Σy = r², in the form without cancellation
+            const double missing = r * r - quad;
+            (missing > 0 ? low : high) = nu;
+            const double root = std::sqrt(std::fmax(0.0, sum_z * sum_z + sum_y * missing));
+            double next = nu + missing / (sum_z + root);
+            if (!(next > low && next < high)) next = same ? std::fmin(std::fmax(next, low), high) : 0.5 * (low + high);
+            const double moved = std::fabs(next - nu);
+            solved = same && (moved <= 8 * eps * std::fabs(nu) || std::fabs(missing) <= 16 * eps * r * r);
+            // Where the gradients cancel, zᵀGz jumps over r² and the interval closes on ν = 0; the least value wins.
+            solved = solved || high - low <= 4 * eps * size;
+            const double value = (zb + r * std::sqrt(std::fmax(0.0, quad))) / sum_z;
+            if (sum_z > 0 && value <= least) {
+                least = value;
+                for (int i = 0; i < k; ++i) out[i] = x[i] * one[i] / sum_z;
+            }
+            nu = next;
+        }
+        return solved && exact ? dual_solved : dual_inexact;
+    }
+
+  private:
+    // y with C_SS y = 1 on S, once refined; returns Σ y. Uses the tableau that the solver has left.
+    double direction(const double* C, long ld) {
+        const int k = work.k;
+        const Arrays& a = work.arrays;
+        const double* Tab = reinterpret_cast<const double*>(a.T);
+        const std::int64_t* free = reinterpret_cast<const std::int64_t*>(a.free);
+        for (int i = 0; i < k; ++i) y[i] = 0;
+        for (int pass = 0; pass < 2; ++pass) {
+            double* rho = reinterpret_cast<double*>(a.rho);
+            for (int i = 0; i < k; ++i) {
+                rho[i] = free[i] ? one[i] : 0.0;
+                for (int j = 0; j < k && free[i]; ++j) rho[i] -= C[i * ld + j] * y[j];
+            }
+            for (int i = 0; i < k; ++i)
+                for (int j = 0; j < k && free[i]; ++j)
+                    if (free[j]) y[i] -= Tab[i * ld + j] * rho[j];
+        }
+        double total = 0;
+        for (int i = 0; i < k; ++i) total += y[i] * one[i];
+        return total;
+    }
+};
+
+template <class T>
+long run(const T* gram, double c, double* out, std::int32_t* status, long batch, int k, int threads) {
+    long failed = -1;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        CagradProblem problem(k);
+#pragma omp for schedule(dynamic, 16)
+        for (long i = 0; i < batch; ++i) {
+            status[i] = problem.solve(gram + i * k * k, c, out + i * k);
+            if (status[i] > dual_inexact) {
+#pragma omp critical
+                if (failed < 0 || i < failed / 8) failed = i * 8 + status[i];
+            }
+        }
+    }
+    return failed;
+}
+
+}  // namespace
+
+long cagrad_dual(const void* gram, bool is_float, double c, double* out, std::int32_t* status, long batch, int k,
+                 int threads) {
+    if (is_float) return run(static_cast<const float*>(gram), c, out, status, batch, k, threads);
+    return run(static_cast<const double*>(gram), c, out, status, batch, k, threads);
+}
+
+}  // namespace pcl::PCL_ISA
+
+#ifdef PCL_BASELINE
+#include <pybind11/pybind11.h>
+
+PCL_EVERY_ISA(long cagrad_dual(const void* gram, bool is_float, double c, double* out, std::int32_t* status, long batch,
+                               int k, int threads);)
+
+namespace pcl {
+
+void register_cagrad_dual(pybind11::module_& m) {
+    using Address = std::uintptr_t;
+    m.def("cagrad_dual", [](Address gram, bool is_float, double c, Address out, Address status, long batch, int k,
+                            int threads) {
+        pybind11::gil_scoped_release release;
+        return PCL_BEST(cagrad_dual)(reinterpret_cast<const void*>(gram), is_float, c, reinterpret_cast<double*>(out),
+                                     reinterpret_cast<std::int32_t*>(status), batch, k, threads);
+    });
+}
+
+}  // namespace pcl
+#endif

@@ -1,0 +1,3 @@
+from pcl_kernels.nash_mtl.op import nash_mtl
+
+__all__ = ["nash_mtl"]
