@@ -1,4 +1,4 @@
-"""What the benchmarks share: machine facts, medians of interleaved runs, the memory floor, tables."""
+"""What the benchmarks share: machine facts, medians of interleaved runs, the memory floor, a table printer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def machine() -> str:
     if info.exists():
         names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
         cpu = f"{names[0]} x{len(names)}" if names else cpu
-    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    return f"{cpu}, {_C.isa()}, {versions}, {_C.BUILD['compiler']}"
+    return f"{cpu}, {_C.isa()}, torch {torch.__version__}, {_C.BUILD['compiler']}, Python {platform.python_version()}"
 
 
 @contextmanager
@@ -41,8 +40,8 @@ def medians(
 ) -> dict[str, float]:
     """Median seconds of one call of each of `runs`.
 
-    The runs take turns, so that a noisy moment of the machine hits all of them. Each turn repeats its call
-    until about `seconds` have passed; slower calls run once a turn. One call of each goes before, uncounted.
+    The runs take turns, so that a noisy moment of the machine hits all of them. Each turn repeats its call until
+    about `seconds` have passed; slower calls run once a turn. One call of each goes before, uncounted.
     """
     repeats = {}
     for name, run in runs.items():
@@ -61,7 +60,7 @@ def medians(
 
 
 def read_floor(tensors: Sequence[torch.Tensor]) -> Callable[[], object]:
-    """Reads the tensors' bytes once with torch's threads and does nothing else: the memory floor."""
+    """Reads the tensors' bytes once with torch's threads and does nothing else with them: the memory floor."""
     address, size = [t.data_ptr() for t in tensors], [t.numel() * t.element_size() for t in tensors]
     return lambda: _C.read_bytes(address, size, torch.get_num_threads())
 

@@ -55,9 +55,11 @@ struct CagradProblem {
 
         // From here in units where G is the unit of b: b_i = (C u)_i is d_i times the scaled b.
         double low = inf, high = inf;
+        int single = 0;
         for (int i = 0; i < k; ++i) {
             low = std::fmin(low, b[i] / one[i]);
-            high = std::fmin(high, (b[i] + r * std::sqrt(C[i * ld + i])) / one[i]);
+            const double value = (b[i] + r * std::sqrt(C[i * ld + i])) / one[i];
+            if (value < high) high = value, single = i;
         }
         if (r == 0) {  // linear: all weight on the lowest b, the first of equals
             int best = 0;
@@ -67,7 +69,13 @@ struct CagradProblem {
             return dual_solved;
         }
         const double size = std::fmax(std::fabs(low), std::fabs(high));
-        double nu = high, least = inf;
+        double least = least_norm(C, ld, eps, r, out);
+        if (high < least) {  // the best single task
+            for (int i = 0; i < k; ++i) out[i] = i == single;
+            least = high;
+        }
+        high = least;
+        double nu = high;
         bool solved = false, exact = true;
         for (int i = 0; i < k; ++i) before[i] = 2;
         for (int n = 0; n < 100 && !solved; ++n) {
@@ -103,7 +111,6 @@ struct CagradProblem {
             if (!(next > low && next < high)) next = same ? std::fmin(std::fmax(next, low), high) : 0.5 * (low + high);
             const double moved = std::fabs(next - nu);
             solved = same && (moved <= 8 * eps * std::fabs(nu) || std::fabs(missing) <= 16 * eps * r * r);
-            // Where the gradients cancel, zᵀGz jumps over r² and the interval closes on ν = 0; the least value wins.
             solved = solved || high - low <= 4 * eps * size;
             const double value = (zb + r * std::sqrt(std::fmax(0.0, quad))) / sum_z;
             if (sum_z > 0 && value <= least) {
@@ -116,6 +123,35 @@ struct CagradProblem {
     }
 
   private:
+    // The combination of least norm into `out`, and its value. Where it vanishes up to rounding, the cone problem
+    // is unbounded for ν > 0, so that 0 bounds ν from above.
+    double least_norm(const double* C, long ld, double eps, double r, double* out) {
+        const int k = work.k;
+        double *s = reinterpret_cast<double*>(work.arrays.q), *x = reinterpret_cast<double*>(work.arrays.step);
+        double largest = 0, total = 0, quad = 0, xb = 0, length = 0;
+        int zero = -1;
+        for (int i = k - 1; i >= 0; --i) {
+            largest = std::fmax(largest, one[i]);
+            if (C[i * ld + i] == 0) zero = i;
+        }
+        for (int i = 0; i < k; ++i) s[i] = one[i] / largest;
+        for (long i = k; i < ld; ++i) s[i] = 0.0;
+        if (zero < 0) minimise(work.arrays, k, work.nv, {true, eps});
+        else
+            for (int i = 0; i < k; ++i) x[i] = i == zero;
+        for (int i = 0; i < k; ++i) {
+            double Cx = 0;
+            for (int j = 0; j < k; ++j) Cx += C[i * ld + j] * x[j];
+            quad += x[i] * Cx;
+            xb += x[i] * b[i];
+            total += x[i] * one[i];
+            length += x[i];
+        }
+        for (int i = 0; i < k; ++i) out[i] = x[i] * one[i] / total;
+        if (quad <= 64 * eps * length * length) return 0.0;
+        return (xb + r * std::sqrt(quad)) / total;
+    }
+
     // y with C_SS y = 1 on S, once refined; returns Σ y. Uses the tableau that the solver has left.
     double direction(const double* C, long ld) {
         const int k = work.k;

@@ -45,7 +45,9 @@ def cagrad_dual(gram: Tensor, c: float = 0.5) -> Tensor:
     """argmin over w >= 0, Σw = 1 of wᵀb + c‖g₀‖√(wᵀGw), with g₀ = Σ g_i/k and b_i = g_i·g₀.
 
     The dual of CAGrad (Liu et al. 2021, Algorithm 1), whose update is g₀ + c‖g₀‖ g_w/‖g_w‖, g_w = Σ w_i g_i.
-    Solved exactly, not by descent: the minimum is the root of a piecewise quadratic in one variable.
+    Solved exactly, not by descent: the minimum is the root of a piecewise quadratic in one variable. Good to
+    1e-13 of the largest ‖g_i‖² for independent gradients and 1e-10 for dependent ones. Where norms lie more
+    than 1e12 apart only feasibility and a value no worse than that of any single task are sure.
 
     Args:
         gram: (k, k) or (B, k, k), float32 or float64, symmetric positive semidefinite; solved in float64.

@@ -18,6 +18,7 @@ from torch import Tensor
 
 Rows = list[list[int]]
 Rng = np.random.Generator
+Vector = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -197,12 +198,13 @@ FAMILIES: list[Callable[[Rng, int], Rows]] = [
 # --- σ and scales ---------------------------------------------------------------------------------
 
 
-def _softmax(a: np.ndarray) -> np.ndarray:
+def _softmax(a: Vector) -> Vector:
     e = np.exp(a - a.max())
-    return np.maximum(e / e.sum(), 1e-12)
+    out: Vector = np.maximum(e / e.sum(), 1e-12)
+    return out
 
 
-def _sigma(kind: str, rng: Rng, gram: np.ndarray) -> np.ndarray:
+def _sigma(kind: str, rng: Rng, gram: Vector) -> Vector:
     k = len(gram)
     norms = np.sqrt(np.diag(gram))
     if kind == "ones":
@@ -396,9 +398,9 @@ def kkt_residual(problem: Problem, lam: Tensor) -> float:
     sigma = [Fraction(s) / Fraction(2) ** ei for s, ei in zip(problem.sigma, e, strict=True)]
     total = sum((a * b for a, b in zip(lam_f, sigma, strict=True)), Fraction(0))
     worst = abs(float(total - 1))
-    best = float(best_single(problem)) ** 0.5
+    best = math.sqrt(best_single(problem))
     if best == 0:
-        return max(worst, float(exact_objective(problem, lam)) ** 0.5)
+        return max(worst, math.sqrt(exact_objective(problem, lam)))
     g = [sum((inner[i][j] * lam_f[j] for j in range(k)), Fraction(0)) for i in range(k)]
     f = sum((a * b for a, b in zip(lam_f, g, strict=True)), Fraction(0))
     for i in range(k):
