@@ -131,13 +131,9 @@ def advice(command: list[str], output: str, what: str) -> str:
     """Turn the usual failures into the step that repairs them."""
     if "Python.h" in output:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return (
-            f"the headers of Python {version} are missing. Debian, Ubuntu: `apt install python{version}-dev`."
-        )
+        return f"the headers of Python {version} are missing. Debian, Ubuntu: `apt install python{version}-dev`."
     if re.search(r"omp\.h|-fopenmp|lgomp|lomp", output):
-        return (
-            f"{command[0]} has no OpenMP. Use g++ (`apt install g++`), or for clang `apt install libomp-dev`."
-        )
+        return f"{command[0]} has no OpenMP. Use g++ (`apt install g++`), or for clang `apt install libomp-dev`."
     if "nvcc" in Path(command[0]).name:
         return (
             f"{what} with {command[0]} failed (its words are above). Often the CUDA toolkit does not accept\n"

@@ -103,17 +103,13 @@ def _check(grads: TaskGradients, op: str) -> None:
             if not isinstance(t, Tensor):
                 raise TypeError(f"{where}: expected a tensor or None; got {type(t).__name__}")
             if t.dtype not in DTYPES:
-                raise TypeError(
-                    f"{where}: expected float16, bfloat16, float32 or float64; got {t.dtype}. Convert it"
-                )
+                raise TypeError(f"{where}: expected float16, bfloat16, float32 or float64; got {t.dtype}. Convert it")
             if t.layout != torch.strided:
                 raise TypeError(f"{where}: expected a strided tensor; got {t.layout}. Use .to_dense()")
             if first is None:
                 first = t
             elif t.dtype != first.dtype:
-                raise TypeError(
-                    f"{where}: dtype {t.dtype} differs from {first.dtype} of an earlier task. Convert one"
-                )
+                raise TypeError(f"{where}: dtype {t.dtype} differs from {first.dtype} of an earlier task. Convert one")
             elif t.shape != first.shape:
                 raise ValueError(
                     f"{where}: shape {tuple(t.shape)} differs from {tuple(first.shape)} of an earlier task"

@@ -82,9 +82,7 @@ def read_weights(weights: Tensor | Sequence[float], grads: TaskGradients, op: st
     """`weights` as a float64 tensor `(k,)` on the gradients' device, checked."""
     if isinstance(weights, Tensor):
         if weights.shape != (grads.tasks,):
-            raise ValueError(
-                f"{op}: weights must have one entry a task, ({grads.tasks},); got {tuple(weights.shape)}"
-            )
+            raise ValueError(f"{op}: weights must have one entry a task, ({grads.tasks},); got {tuple(weights.shape)}")
         if not weights.is_floating_point():
             raise TypeError(f"{op}: weights must be floating point; got {weights.dtype}. Use .double()")
         return weights.to(grads.device, torch.float64)

@@ -229,9 +229,7 @@ def _direct(gram: Tensor, sigma: Tensor | None) -> Tensor | None:
             return None
         sigma_at = sigma.data_ptr()
     out = _empty(k, dtype=_f64) if len(shape) == 2 else _empty((batch, k), dtype=_f64)
-    failed = _solve(
-        gram.data_ptr(), dtype is _f32, sigma_at, stride, out.data_ptr(), 0, 0, 0, 0, batch, k, threads
-    )
+    failed = _solve(gram.data_ptr(), dtype is _f32, sigma_at, stride, out.data_ptr(), 0, 0, 0, 0, batch, k, threads)
     if failed >= 0:
         _refuse(failed, gram, sigma)
     return out

@@ -23,9 +23,7 @@ def weights_for(k: int, device: str = "cpu") -> Tensor:
     return torch.randn(k, generator=torch.Generator().manual_seed(k), dtype=torch.float64).to(device)
 
 
-def assert_rounded_once(
-    got: Tensor, grads: list[Tensor], weights: Tensor, start: Tensor | None = None
-) -> None:
+def assert_rounded_once(got: Tensor, grads: list[Tensor], weights: Tensor, start: Tensor | None = None) -> None:
     """Half a unit in the last place of the dtype, plus the error of a float64 sum."""
     total = torch.zeros_like(got, dtype=torch.float64) if start is None else start.double()
     magnitude = total.abs()
@@ -44,9 +42,7 @@ def assert_rounded_once(
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("k", [1, 2, 4, 5, 9])
-def test_lists_of_tensors(
-    backend: Backend, k: int, shapes: list[tuple[int, ...]], dtype: torch.dtype
-) -> None:
+def test_lists_of_tensors(backend: Backend, k: int, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> None:
     grads = task_gradients(shapes, k, dtype, device=backend.device)
     weights = weights_for(k, backend.device)
     sums = backend.combine(grads, weights)
@@ -71,9 +67,7 @@ def test_the_three_forms_agree_to_the_bit(backend: Backend, k: int) -> None:
 
 def test_kinds_of_weights(backend: Backend) -> None:
     ((matrix,),) = task_gradients([(3, 50)], 1, torch.float32, device=backend.device)
-    truth = backend.combine(
-        matrix, torch.tensor([0.5, -2.0, 3.0], dtype=torch.float64, device=backend.device)
-    )
+    truth = backend.combine(matrix, torch.tensor([0.5, -2.0, 3.0], dtype=torch.float64, device=backend.device))
     for weights in (
         [0.5, -2, 3],
         (0.5, -2.0, 3.0),
@@ -214,9 +208,7 @@ def test_properties(backend: Backend, sizes: list[int], k: int, seed: int) -> No
 
 
 def test_gradcheck() -> None:
-    a, b, c, d = (
-        torch.randn(s, dtype=torch.float64, requires_grad=True) for s in [(3, 2), (5,), (3, 2), (5,)]
-    )
+    a, b, c, d = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in [(3, 2), (5,), (3, 2), (5,)])
     weights = torch.randn(3, dtype=torch.float64, requires_grad=True)
 
     def of_lists(weights: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> list[Tensor | None]:

@@ -31,9 +31,7 @@ def assert_near(gram: Tensor, truth: Tensor, *, terms: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("k", [1, 2, 3, 5, 6, 11, 25])
-def test_lists_of_tensors(
-    backend: Backend, k: int, shapes: list[tuple[int, ...]], dtype: torch.dtype
-) -> None:
+def test_lists_of_tensors(backend: Backend, k: int, shapes: list[tuple[int, ...]], dtype: torch.dtype) -> None:
     grads = task_gradients(shapes, k, dtype, device=backend.device)
     gram = backend.gramian(grads)
     assert gram.dtype == torch.float64
@@ -201,9 +199,7 @@ def test_properties(backend: Backend, sizes: list[int], k: int, seed: int, data:
 
 
 def test_gradcheck() -> None:
-    a, b, c, d = (
-        torch.randn(s, dtype=torch.float64, requires_grad=True) for s in [(3, 2), (5,), (3, 2), (5,)]
-    )
+    a, b, c, d = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in [(3, 2), (5,), (3, 2), (5,)])
 
     def of_lists(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
         return gramian([[a, b], [c, None], [None, d]])

@@ -1,0 +1,45 @@
+# Everything a fresh machine needs: `make demo` and `make test` make a virtual environment and do all the set-up.
+PYTHON ?= python3
+VENV   ?= .venv
+# The torch that is tested; any >= 2.4 works. On a machine without a GPU the CPU wheels of pytorch.org are far smaller:
+#   make TORCH="torch --index-url https://download.pytorch.org/whl/cpu" demo
+TORCH  ?= torch==2.13.0
+DATA   ?= data
+BIN     = $(VENV)/bin
+NATIVE  = pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*.hpp csrc/cuda/*)
+
+.PHONY: demo test lint format bench bench-gpu sanitize study clean
+
+demo: $(VENV)/.all
+	$(BIN)/pcl train
+
+test: $(VENV)/.dev
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+study: $(VENV)/.all
+	$(BIN)/python -m studies.toy_problem
+	$(BIN)/python -m studies.weightings --data-root $(DATA)
+	$(BIN)/python -m studies.weightings --data-root $(DATA) --optimizer sgd
+	$(BIN)/python -m studies.edit_objective --data-root $(DATA)
+
+clean:
+	rm -rf $(VENV) build *.egg-info pcl_kernels/*.so
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet $(TORCH)
+	touch $@
+
+$(VENV)/.all $(VENV)/.dev: $(VENV)/.%: $(VENV)/.torch $(NATIVE)
+	$(BIN)/pip install --quiet --editable '.[$*]'
+	touch $@

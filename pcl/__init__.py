@@ -1,0 +1,53 @@
+"""Parallel Continual Learning for PyTorch: many task streams, one model.
+
+This file is the table of contents: every public name, and nothing else.
+"""
+
+from pcl.data.batches import Batches
+from pcl.gradients.task_gradients import TaskGradients, task_gradients
+from pcl.memory.class_memory import ClassMemory, MemoryBatch
+from pcl.memory.gradient_edit import GradientEdit
+from pcl.metrics import average_accuracy, forgetting
+from pcl.models.backbones import MLP, Normalize, ResNet18
+from pcl.models.continual import ContinualModel
+from pcl.streams.label_sets import draw_label_sets
+from pcl.streams.scenario import Scenario
+from pcl.streams.stream import MEMORY, Stream
+from pcl.streams.timeline import Timeline
+from pcl.training.checkpoint import load_checkpoint, save_checkpoint
+from pcl.training.trainer import StepResult, Trainer
+from pcl.weighting.base import Weighting
+from pcl.weighting.emgd import EMGD
+from pcl.weighting.fixed import Mean, Sum
+from pcl.weighting.mgda import MGDA
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EMGD",
+    "MEMORY",
+    "MGDA",
+    "MLP",
+    "Batches",
+    "ClassMemory",
+    "ContinualModel",
+    "GradientEdit",
+    "Mean",
+    "MemoryBatch",
+    "Normalize",
+    "ResNet18",
+    "Scenario",
+    "StepResult",
+    "Stream",
+    "Sum",
+    "TaskGradients",
+    "Timeline",
+    "Trainer",
+    "Weighting",
+    "average_accuracy",
+    "draw_label_sets",
+    "forgetting",
+    "load_checkpoint",
+    "save_checkpoint",
+    "task_gradients",
+]

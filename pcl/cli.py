@@ -1,0 +1,141 @@
+"""The command line: ``pcl train``, ``pcl list``, ``pcl report``, ``pcl download``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+try:
+    import rich
+    import tyro
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+except ModuleNotFoundError as error:
+    raise SystemExit(f"the command line needs {error.name}: pip install 'parallel-continual-learning[all]'") from error
+
+from pcl import run
+from pcl.config import RunConfig, config_from, read_config
+from pcl.data.download import DOWNLOADS, download
+from pcl.methods import METHODS, WEIGHTINGS
+from pcl.scenarios import SCENARIOS
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one model on the task streams of a scenario; write metrics, checkpoint and report into a run folder.
+
+    --config FILE reads settings from a TOML file first; every run writes the config.toml that repeats it.
+    """
+
+    settings: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    name: str | None = None
+    """name of the run folder; default: made from scenario, setting, method and seed"""
+    runs: Path = Path("runs")
+    """where run folders go"""
+    resume: Path | None = None
+    """run folder of an interrupted run to go on with; its own settings are used"""
+    report: bool = True
+    """write report.html and its pictures"""
+
+    def __call__(self) -> None:
+        from pcl.training.progress import Progress
+
+        if self.resume is not None:
+            folder = self.resume
+            results = run.resume(folder, [Progress()])
+        else:
+            s = self.settings
+            default = f"{s.scenario}-{s.setting}-{s.method}-seed{s.seed}"
+            folder = self.runs / self.name if self.name else run.free_folder(self.runs, default)
+            results = run.start(s, folder, [Progress()])
+        rich.print(_results_table(folder, results))
+        if self.report:
+            from pcl.report import write_report
+
+            rich.print(f"report: {write_report(folder)}")
+
+
+@dataclass(frozen=True)
+class List:
+    """Show the scenarios, methods and weightings that have names."""
+
+    def __call__(self) -> None:
+        scenarios = Table(title="Scenarios", box=SIMPLE_HEAD, title_justify="left")
+        for heading in ("scenario", "what it is", "data file", "defaults"):
+            scenarios.add_column(heading, no_wrap=heading == "scenario")
+        for name, spec in SCENARIOS.items():
+            file = f"{spec.file}.npz" if spec.file else "bundled"
+            defaults = f"batch {spec.batch_size}, memory {spec.memory_per_class}/class, lr {spec.lr:g}"
+            scenarios.add_row(name, spec.summary, file, defaults)
+        weightings = Table("weighting", "source", title="Weightings", box=SIMPLE_HEAD, title_justify="left")
+        for name, weighting in WEIGHTINGS.items():
+            weightings.add_row(name, weighting.source)
+        methods = Table(title="Methods", box=SIMPLE_HEAD, title_justify="left")
+        for heading in ("method", "weighting", "memory", "edit"):
+            methods.add_column(heading)
+        for name, method in METHODS.items():
+            methods.add_row(name, method.weighting, "n per class, random", "gradient-guided" if method.edit else "-")
+        for table in (scenarios, weightings, methods):
+            rich.print(table)
+        rich.print("gradient-guided editing: arXiv 2401.01054, Eq. 12 and 13")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the report of a run anew from the files in its folder."""
+
+    folder: tyro.conf.Positional[Path]
+
+    def __call__(self) -> None:
+        from pcl.report import write_report
+
+        rich.print(f"report: {write_report(self.folder)}")
+
+
+@dataclass(frozen=True)
+class Download:
+    """Download a public image set and store it as the npz file that the scenarios read."""
+
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="{" + ",".join(DOWNLOADS) + "}")]
+    data_root: Path = Path("data")
+    """folder to store it in"""
+
+    def __call__(self) -> None:
+        rich.print(f"wrote {download(self.data, self.data_root)}")
+
+
+def _results_table(folder: Path, results: dict) -> Table:  # type: ignore[type-arg]
+    table = Table("task", "accuracy at its end", "accuracy at the end", title=str(folder))
+    for task, final in results["final"].items():
+        table.add_row(task, f"{results['at_end'][task]:.1%}", f"{final:.1%}")
+    table.caption = f"A {results['A']:.1%}   F {results['F']:+.1%}   {results['steps']} steps"
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the ``pcl`` command. What the user got wrong ends in one line on stderr and exit code 2."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        train = Train()
+        if given[:1] == ["train"]:
+            config, rest = _config_file(given[1:])
+            given, train = ["train", *rest], Train(settings=config)
+        commands = (
+            Annotated[Train, tyro.conf.subcommand("train", default=train)]
+            | Annotated[List, tyro.conf.subcommand("list")]
+            | Annotated[Report, tyro.conf.subcommand("report")]
+            | Annotated[Download, tyro.conf.subcommand("download")]
+        )
+        tyro.cli(commands, prog="pcl", args=given)()
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+        raise SystemExit(f"pcl: {error}") from error
+
+
+def _config_file(arguments: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """The settings in the file behind ``--config``, or the defaults; and the arguments without it."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    known, rest = parser.parse_known_args(arguments)
+    return (config_from(read_config(known.config)) if known.config else RunConfig()), rest

@@ -1,0 +1,137 @@
+"""The settings of a run: a dataclass, read from and written to TOML."""
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pcl.methods import METHODS
+from pcl.scenarios import SCENARIOS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that a run depends on. None stands for the scenario's own value; :meth:`resolved` fills it in.
+
+    Raises:
+        ValueError: for an unknown name (with the nearest known one), a value of another type, or a number out of
+            range.
+    """
+
+    scenario: str = "ps-digits"
+    """see `pcl list`"""
+    method: str = "emgd-gmc+me"
+    """see `pcl list`"""
+    setting: Literal["task", "class"] = "task"
+    """task-incremental or class-incremental"""
+    data_root: str = "data"
+    """folder with the npz files"""
+    seed: int = 1234
+    """of initial weights, sample order and memory"""
+    label_set: int = 0
+    """number of the random label sets"""
+    timeline: Literal["random", "serial", "together"] = "random"
+    """when the streams run"""
+    timeline_number: int = 0
+    """number of the random timeline"""
+    batch_size: int | None = None
+    """samples per task and step"""
+    epochs: int | None = None
+    """how often every sample is used"""
+    memory_per_class: int | None = None
+    """stored samples per class"""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """which optimizer"""
+    lr: float | None = None
+    """learning rate"""
+    scale: Literal["paper", "unit"] = "paper"
+    """EMGD's step length: as in the paper, or with weights that sum to 1"""
+    temperature: float = 1.0
+    """of EMGD's softmax"""
+    gradients_over: Literal["backbone", "all"] = "backbone"
+    """parameters on which tasks are weighed against each other"""
+    edit_alpha: float | None = None
+    """step size of memory editing, in pixel units"""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, ..."""
+    evaluate_every: int | None = None
+    """steps between measurements of accuracy; default: about 40 in the run"""
+    checkpoint_every: int = 50
+    """steps between checkpoints"""
+
+    def __post_init__(self) -> None:
+        check_name("scenario", self.scenario, tuple(SCENARIOS))
+        check_name("method", self.method, tuple(METHODS))
+        for key, hint in get_type_hints(type(self)).items():
+            _check_value(key, getattr(self, key), hint)
+
+    def resolved(self) -> "RunConfig":
+        """The same settings with the scenario's own where this has None."""
+        spec = SCENARIOS[self.scenario]
+        names = ("batch_size", "epochs", "memory_per_class", "lr", "edit_alpha")
+        return dataclasses.replace(self, **{n: getattr(spec, n) for n in names if getattr(self, n) is None})
+
+
+def _check_value(key: str, value: object, hint: Any) -> None:
+    if get_origin(hint) is Literal:
+        check_name(key, value, get_args(hint))
+        return
+    kinds = get_args(hint) or (hint,)
+    if value is None and type(None) in kinds:
+        return
+    kind = next(k for k in kinds if k is not type(None))
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise ValueError(f"{key}: expected {kind.__name__}, got {value!r}")
+    least = 0 if key in ("seed", "label_set", "timeline_number") else 1
+    if isinstance(value, int) and kind is int and value < least:
+        raise ValueError(f"{key}: expected at least {least}, got {value}")
+    if isinstance(value, (int, float)) and kind is float and not 0 < value < float("inf"):
+        raise ValueError(f"{key}: expected a finite number above 0, got {value}")
+
+
+def check_name(what: str, name: object, known: tuple[str, ...]) -> None:
+    """Refuse a name that is not known, suggesting the nearest that is."""
+    if name not in known:
+        near = [k for k in known if k.startswith(str(name))] or difflib.get_close_matches(str(name), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{what}: unknown {name!r}{hint} Known: {', '.join(known)}")
+
+
+def config_from(settings: Mapping[str, Any]) -> RunConfig:
+    """Settings by name.
+
+    Raises:
+        ValueError: for an unknown setting or a bad value.
+    """
+    fields = tuple(field.name for field in dataclasses.fields(RunConfig))
+    for key in settings:
+        check_name("setting", key, fields)
+    return RunConfig(**settings)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings in a TOML file, as written there.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not a TOML file: {error}") from error
+
+
+def config_text(config: RunConfig) -> str:
+    """The settings as TOML."""
+    import tomli_w
+
+    return tomli_w.dumps({key: value for key, value in dataclasses.asdict(config).items() if value is not None})

@@ -1,0 +1,131 @@
+"""A shared backbone with heads that appear when their tasks do."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pcl.randomness import seeded
+
+Setting = Literal["task", "class"]
+
+
+class ContinualModel(nn.Module):
+    """Backbone f(x; theta) and linear heads (Lyu et al., arXiv 2401.01054, Sec. III-A).
+
+    Two settings:
+
+    - ``"task"`` (task-incremental): one head per task; the task of a sample is known in training and testing,
+      and only the classes of its task compete.
+    - ``"class"`` (class-incremental): one growing classifier over all classes seen so far, all of which
+      compete; two tasks that share a class share its column.
+
+    Heads are made by :meth:`add_task`. Their initial values depend on ``seed`` and the task's name alone, never
+    on when the task appears.
+
+    Args:
+        backbone: module from a batch x to features ``(B, features)``.
+        features: width of the backbone's output.
+        setting: ``"task"`` or ``"class"``.
+        seed: for the initial values of the heads.
+
+    Raises:
+        ValueError: for an unknown setting.
+    """
+
+    def __init__(self, backbone: nn.Module, features: int, setting: Setting = "task", *, seed: int = 0) -> None:
+        super().__init__()
+        if setting not in ("task", "class"):
+            raise ValueError(f"setting: expected 'task' or 'class', got {setting!r}")
+        self.backbone = backbone
+        self.features = features
+        self.setting = setting
+        self.heads = nn.ModuleList()
+        self.task_classes: dict[str, tuple[int, ...]] = {}
+        self._seed = seed
+        self._head_of: dict[str, int] = {}  # task setting: which head is whose
+        self._seen: list[int] = []  # class setting: classes in the order of the columns
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks in the order in which they appeared."""
+        return tuple(self.task_classes)
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters theta of the backbone, on which tasks may conflict."""
+        return [p for p in self.backbone.parameters() if p.requires_grad]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The parameters of all heads, in the order in which they were made."""
+        return list(self.heads.parameters())
+
+    def add_task(self, task: str, classes: Sequence[int]) -> list[nn.Parameter]:
+        """Make what the task needs and does not have yet; return the new parameters (none, perhaps).
+
+        Raises:
+            ValueError: if the task was added before.
+        """
+        if task in self.task_classes:
+            raise ValueError(f"task {task!r} was added before; task names are unique")
+        new = tuple(classes) if self.setting == "task" else tuple(c for c in classes if c not in self._seen)
+        self.task_classes[task] = tuple(classes)
+        if not new:
+            return []
+        like = next(self.backbone.parameters(), torch.empty(0))
+        with seeded(self._seed, "head", task):
+            head = nn.Linear(self.features, len(new)).to(device=like.device, dtype=like.dtype)
+        self._head_of[task] = len(self.heads)
+        self._seen += new if self.setting == "class" else ()
+        self.heads.append(head)
+        return list(head.parameters())
+
+    def columns(self, task: str) -> tuple[int, ...]:
+        """The classes that the columns of ``forward(x, task)`` stand for."""
+        return self.task_classes[task] if self.setting == "task" else tuple(self._seen)
+
+    def forward(self, x: Tensor, task: str) -> Tensor:
+        """Logits ``(B, len(columns(task)))`` of a batch of one task."""
+        heads = [self.heads[self._head_of[task]]] if self.setting == "task" else self.heads
+        features = self.backbone(x)
+        return torch.cat([head(features) for head in heads], dim=1)
+
+    def predict(self, x: Tensor, task: str) -> Tensor:
+        """The most likely class ``(B,)`` of every sample, as class numbers."""
+        return torch.tensor(self.columns(task), device=x.device)[self(x, task).argmax(dim=1)]
+
+    def losses(self, x: Tensor, y: Tensor, task: str) -> Tensor:
+        """Cross-entropy ``(B,)`` of every sample of a batch of one task; y holds class numbers."""
+        target = _position(self.columns(task), y)
+        return F.cross_entropy(self(x, task), target, reduction="none")
+
+    def mixed_losses(self, x: Tensor, y: Tensor, task: Tensor, names: Sequence[str]) -> Tensor:
+        """Cross-entropy ``(B,)`` of a batch that mixes tasks, as the rehearsal stream does.
+
+        In the task setting each sample competes among the classes of its own task alone.
+
+        Args:
+            task: ``(B,)`` int64, the index into ``names`` of every sample's task.
+            names: the tasks that may occur; heads of others are left alone.
+        """
+        if self.setting == "class":
+            return self.losses(x, y, names[0])
+        features = self.backbone(x)
+        logits = torch.cat([self.heads[self._head_of[name]](features) for name in names], dim=1)
+        owner: list[int] = []  # of every column, the index of its task
+        target = torch.zeros_like(y)
+        for i, name in enumerate(names):
+            classes = self.task_classes[name]
+            mine = task == i
+            offset = len(owner)
+            target = torch.where(mine, offset + _position(classes, y), target)
+            owner += [i] * len(classes)
+        foreign = task[:, None] != torch.tensor(owner, device=task.device)  # (B, columns)
+        return F.cross_entropy(logits.masked_fill(foreign, -torch.inf), target, reduction="none")
+
+
+def _position(classes: Iterable[int], y: Tensor) -> Tensor:
+    """Column of every label; labels outside ``classes`` get 0, which callers mask or have refused before."""
+    hit = y[:, None] == torch.tensor(list(classes), device=y.device)  # (B, C)
+    return hit.to(torch.int8).argmax(dim=1)

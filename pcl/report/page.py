@@ -1,0 +1,171 @@
+"""`write_report`: from the folder of a run to `report.html`, a single file that asks the network for nothing.
+
+Every plot is in the page four times, for light and dark and for phone and desktop; the browser picks one.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pcl.report import summary
+from pcl.report.run import MEMORY, Run, read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+
+    from pcl.report.style import Look
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One plot of the page: `name` is also the name of its PNG, `images` are data URIs by variant."""
+
+    name: str
+    heading: str
+    caption: str
+    alt: str
+    images: dict[str, str]
+    size: tuple[int, int]
+    narrow_size: tuple[int, int]
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write `report.html` and one PNG per plot into the folder of a run, finished or not.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        FileNotFoundError: the folder, or `config.toml`, `scenario.json` or `metrics.jsonl` in it, is missing.
+        ValueError: a file in it cannot be understood; the message names it.
+        ImportError: matplotlib or jinja2 is missing; the message names the extra to install.
+    """
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise ImportError(
+            "the report needs jinja2, which is not installed; install it with "
+            "pip install 'parallel-continual-learning[report]'"
+        ) from error
+    from pcl.report import style
+
+    folder = Path(run_dir)
+    run = read_run(folder)
+    environment = Environment(
+        loader=PackageLoader("pcl.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = environment.get_template("template.html").render(
+        run=run,
+        method=str(run.config.get("method", "unknown method")),
+        headline=summary.headline(run),
+        unfinished=summary.unfinished(run),
+        plots=_plots(run),
+        tasks=summary.task_rows(run),
+        settings=[(key, _setting(value)) for key, value in run.config.items()],
+        command=f"pcl train --config {shlex.quote(_shown(folder / 'config.toml'))}",
+        colours=_task_colours(run, style),
+        light=style.Look(),
+        dark=style.Look(dark=True),
+    )
+    target = folder / "report.html"
+    _replace(target, page.encode("utf-8"))
+    return target
+
+
+def _plots(run: Run) -> list[Plot]:
+    from pcl.report import plots
+
+    out: list[Plot] = []
+
+    def add(name: str, heading: str, caption: str, alt: str, draw: Callable[[Look], Figure]) -> None:
+        images, sizes = {}, {}
+        for narrow in (False, True):
+            for dark in (False, True):
+                figure = draw(plots.Look(dark=dark, narrow=narrow))
+                data = plots.png(figure)
+                variant = f"{'narrow' if narrow else 'wide'}_{'dark' if dark else 'light'}"
+                images[variant] = "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+                width, height = figure.canvas.get_width_height()
+                sizes[narrow] = (int(width), int(height))
+                if variant == "wide_light":
+                    _replace(run.folder / f"{name}.png", data)
+        out.append(Plot(name, heading, caption, alt, images, sizes[False], sizes[True]))
+
+    text = summary.captions(run)
+    if len(run.steps):
+        planned = {t.name: (t.start, t.end) for t in run.tasks if t.start is not None and t.end is not None}
+        add(
+            "timeline", "Timeline", text.timeline,
+            f"Gantt chart with one lane for each of {len(run.names)} streams.",
+            lambda look: plots.timeline(run.steps, run.weight, planned, look=look),
+        )  # fmt: skip
+    if run.evaluations:
+        curves = summary.accuracy_curves(run)
+        spans = {name: (start, run.ends.get(name)) for name, start in run.starts.items() if name != MEMORY}
+        add(
+            "accuracy", "Accuracy over time", text.accuracy,
+            f"Line chart of the accuracy of {len(curves)} tasks over training steps.",
+            lambda look: plots.accuracy_over_time(curves, spans, look=look),
+        )  # fmt: skip
+        rows, values, ended = summary.matrix(run)
+        if rows:
+            tasks = [task.name for task in run.tasks]
+            add(
+                "matrix", "Accuracy matrix", text.matrix,
+                f"Table of accuracies: {len(rows)} moments in time as rows, {len(tasks)} tasks as columns.",
+                lambda look: plots.accuracy_matrix(rows, tasks, values, ended, look=look),
+            )  # fmt: skip
+    if summary.has_cosines(run):
+        add(
+            "cosines", "Agreement of the gradients", text.cosines,
+            "Heat map of the cosine between task gradients over training steps.",
+            lambda look: plots.gradient_cosines(run.steps, run.names, run.cosine, look=look),
+        )  # fmt: skip
+    if len(run.steps):
+        add(
+            "losses", "Losses over time", text.losses,
+            f"Line chart of the training loss of {len(run.names)} streams over training steps.",
+            lambda look: plots.losses(run.steps, run.loss, look=look),
+        )  # fmt: skip
+    if run.images is not None:
+        images = run.images
+        labels = [(task, f"class {c}") for task, c in zip(images.tasks, images.classes, strict=True)]
+        add(
+            "memory", "Memory samples", text.memory,
+            "Rows of stored images before editing, after editing, and their difference.",
+            lambda look: plots.memory_samples(images.before, images.after, labels, look=look),
+        )  # fmt: skip
+    return out
+
+
+def _task_colours(run: Run, style: Any) -> list[tuple[str, str]]:
+    """Colours of the tasks for a light and for a dark page, in the order of the table."""
+    names = [task.name for task in run.tasks]
+    light, dark = style.strokes(names, style.Look()), style.strokes(names, style.Look(dark=True))
+    return [(light[name].colour, dark[name].colour) for name in names]
+
+
+def _setting(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _shown(path: Path) -> str:
+    """The path as one would type it: relative to the working directory where it lies below it."""
+    try:
+        return path.resolve().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)

@@ -1,0 +1,23 @@
+"""The plots of the report, as functions from plain data to a matplotlib Figure.
+
+Each takes `look` for a dark page or a phone; `png` makes the bytes of an image file. Mappings are from
+task name to values, in the order of the tasks, because the order decides the colour: give every plot of
+one study the same names. The name `MEMORY` is the rehearsal stream.
+"""
+
+from pcl.report.curves import accuracy_over_time, losses
+from pcl.report.heatmaps import accuracy_matrix, gradient_cosines
+from pcl.report.images import memory_samples
+from pcl.report.style import Look, png
+from pcl.report.timeline import timeline
+
+__all__ = [
+    "Look",
+    "accuracy_matrix",
+    "accuracy_over_time",
+    "gradient_cosines",
+    "losses",
+    "memory_samples",
+    "png",
+    "timeline",
+]

@@ -1,0 +1,242 @@
+"""What the report says in words and tables. Plain strings and numbers; drawing is elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pcl.report.run import MEMORY, FloatArray, Run
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number of the headline: `label` is short, `note` says in a sentence what it means."""
+
+    label: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """One line of the table of tasks, ready to print."""
+
+    name: str
+    classes: str
+    samples: str
+    start: str
+    end: str
+    at_end: str
+    final: str
+    change: str
+
+
+@dataclass(frozen=True)
+class Captions:
+    """One sentence below each plot."""
+
+    timeline: str
+    accuracy: str
+    matrix: str
+    cosines: str
+    losses: str
+    memory: str
+
+
+def headline(run: Run) -> list[Tile]:
+    """A, F, steps and time."""
+    results, timing = run.results or {}, run.timing or {}
+    done = int(results.get("steps", len(run.steps) and run.steps[-1] + 1))
+    note = "Updates of the model"
+    if run.results is None and run.planned_steps is not None:
+        note += f", of {run.planned_steps:,} planned"
+    tiles = [
+        Tile(
+            "A, final accuracy",
+            percent(results.get("A")),
+            "Mean accuracy over all tasks at the end: higher is better.",
+        ),
+        Tile(
+            "F, change since trained",
+            percent(results.get("F"), sign=True),
+            "Final accuracy minus accuracy right after a task's own training, mean over tasks: "
+            "negative means forgetting.",
+        ),
+        Tile("Steps", f"{done:,}", note + "."),
+    ]
+    if "seconds" in timing:
+        where = str(timing.get("device", "unknown device"))
+        if timing.get("threads") is not None and where == "cpu":
+            where += f" with {timing['threads']} threads"
+        rate = timing.get("samples_per_second")
+        speed = f"{rate:,.0f} samples/s on {where}" if rate is not None else f"On {where}"
+        version = f", torch {timing['torch']}" if "torch" in timing else ""
+        tiles.append(Tile("Time", duration(float(timing["seconds"])), f"{speed}{version}."))
+    return tiles
+
+
+def unfinished(run: Run) -> str | None:
+    """A sentence for a run without results, None for a finished one."""
+    if run.results is not None:
+        return None
+    if not len(run.steps):
+        return "This run has not finished: no step is recorded yet."
+    planned = f" of {run.planned_steps:,} planned" if run.planned_steps is not None else ""
+    done = f"{int(run.steps[-1]) + 1:,}{planned} steps are done"
+    return f"This run has not finished: {done}. A and F come at the end."
+
+
+def task_rows(run: Run) -> list[TaskRow]:
+    """The table of tasks, in the order of the scenario."""
+    results = run.results or {}
+    at_end = dict(results.get("at_end", {})) or _at_end(run)
+    final = dict(results.get("final", {}))
+    rows = []
+    for task in run.tasks:
+        first, last = at_end.get(task.name), final.get(task.name)
+        change = last - first if first is not None and last is not None else None
+        rows.append(
+            TaskRow(
+                name=task.name,
+                classes=", ".join(task.class_names) or "—",
+                samples=f"{task.samples:,}" if task.samples is not None else "—",
+                start=_when(run.starts.get(task.name), task.start),
+                end=_when(run.ends.get(task.name), task.end),
+                at_end=percent(first),
+                final=percent(last),
+                change=percent(change, sign=True),
+            )
+        )
+    return rows
+
+
+def accuracy_curves(run: Run) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Steps and accuracies of every task, both empty before its first evaluation."""
+    out = {}
+    for task in run.tasks:
+        seen = [(step, accuracy[task.name]) for step, accuracy in run.evaluations if task.name in accuracy]
+        table = np.array(seen, dtype=np.float64).reshape(-1, 2)
+        out[task.name] = (table[:, 0], table[:, 1])
+    return out
+
+
+def matrix(run: Run) -> tuple[list[str], FloatArray, list[list[str]]]:
+    """The matrix a_k^j: labels [k], values [k, tasks] with NaN where unseen, tasks that ended [k].
+
+    Each row is the first evaluation at or after the end of a task. A last row is added where the run was
+    evaluated again after all tasks had ended.
+    """
+    names = [task.name for task in run.tasks]
+    moments: dict[int, list[str]] = {}
+    for name, end in sorted(run.ends.items(), key=lambda item: item[1]):
+        later = [step for step, _ in run.evaluations if step >= end]
+        if name in names and later:
+            moments.setdefault(later[0], []).append(name)
+    last = run.evaluations[-1][0]
+    if run.results is not None and last not in moments:
+        moments[last] = []
+    table = dict(run.evaluations)
+    steps = sorted(moments)
+    labels = [f"step {s}: {', '.join(moments[s]) or 'end of run'}" for s in steps]
+    values = np.array([[table[s].get(name, np.nan) for name in names] for s in steps], dtype=np.float64)
+    return labels, values.reshape(len(steps), len(names)), [moments[s] for s in steps]
+
+
+def has_cosines(run: Run) -> bool:
+    """Whether two tasks ever had comparable gradients in one step."""
+    return bool(np.isfinite(_pairs(run)).any())
+
+
+def captions(run: Run) -> Captions:
+    """One sentence per plot, with the numbers that a reader would look for."""
+    active = np.isfinite(np.array([run.weight[name] for name in run.names])).sum(axis=0)
+    most = int(active.max()) if active.size else 0
+    together = f"Up to {most} streams share one step" if most > 1 else "One stream trains at a time"
+    return Captions(
+        timeline=f"{together}; the filled part of each bar shows the weight λ with which "
+        "the gradient of that task enters the update."
+        + (f" {MEMORY} rehearses stored samples of finished tasks." if MEMORY in run.names else ""),
+        accuracy="Accuracy on held-out samples of each task seen so far; a line that falls after its ring "
+        "shows forgetting.",
+        matrix="Read a column downwards to follow one task: below its frame the task is no longer trained, "
+        "and falling numbers are forgetting.",
+        cosines=_cosine_caption(run),
+        losses="Where a line ends, the task ended; a loss that rises while other tasks train shows conflict.",
+        memory=_memory_caption(run),
+    )
+
+
+def _cosine_caption(run: Run) -> str:
+    cosines = _pairs(run)
+    known = cosines[np.isfinite(cosines)]
+    if not len(known):
+        return ""
+    count = np.isfinite(cosines).sum(axis=0)
+    mean = np.where(count > 0, np.where(np.isfinite(cosines), cosines, 0).sum(axis=0) / np.maximum(count, 1), np.inf)
+    upper = [(i, j) for i in range(len(run.names)) for j in range(i + 1, len(run.names))]
+    worst = int(mean.argmin())
+    i, j = upper[worst]
+    return (
+        f"In {100 * float((known < 0).mean()):.0f} % of all pairs and steps the gradients pull against each "
+        f"other (cosine below 0); least agreement on average between {run.names[i]} and {run.names[j]} "
+        f"({signed(float(mean[worst]), 2)})."
+    )
+
+
+def _memory_caption(run: Run) -> str:
+    text = "Blue pixels became brighter, red or orange ones darker."
+    if not run.edits:
+        return text
+    samples = sum(int(row["samples"]) for row in run.edits)
+    change = sum(float(row["change"]) * int(row["samples"]) for row in run.edits) / max(samples, 1)
+    return (
+        f"{text} The run edited {samples:,} stored samples in {len(run.edits):,} edits and changed them by "
+        f"{change:.2g} input units on average."
+    )
+
+
+def _pairs(run: Run) -> FloatArray:
+    """Cosines of all pairs of different tasks, [n, T (T - 1) / 2]."""
+    first, second = np.triu_indices(len(run.names), k=1)
+    return np.asarray(run.cosine[:, first, second], dtype=np.float64)
+
+
+def _at_end(run: Run) -> dict[str, float]:
+    """Accuracy of each ended task at its end, from the evaluations: for runs without results."""
+    if not run.evaluations:
+        return {}
+    _, values, ended = matrix(run)
+    names = [task.name for task in run.tasks]
+    return {name: float(values[k, names.index(name)]) for k, group in enumerate(ended) for name in group}
+
+
+def _when(actual: int | None, planned: Any) -> str:
+    if actual is not None:
+        return f"{actual:,}"
+    return f"({planned:,})" if isinstance(planned, int) else "—"
+
+
+def percent(value: float | None, *, sign: bool = False) -> str:
+    """A fraction as percent with one decimal; a dash where there is none."""
+    if value is None or not np.isfinite(value):
+        return "—"
+    return f"{signed(100 * value, 1) if sign else f'{100 * value:.1f}'} %"
+
+
+def signed(value: float, digits: int) -> str:
+    """With a sign, a real minus, and no negative zero."""
+    text = f"{value:+.{digits}f}"
+    if float(text) == 0:
+        return text[1:]
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def duration(seconds: float) -> str:
+    """Time as one would say it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

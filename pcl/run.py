@@ -1,0 +1,215 @@
+"""A run: from settings to a folder with metrics, checkpoint and results."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pcl.config import RunConfig, config_from, config_text, read_config
+from pcl.data.images import ImageData
+from pcl.memory.class_memory import ClassMemory
+from pcl.memory.gradient_edit import GradientEdit
+from pcl.methods import METHODS, WEIGHTINGS
+from pcl.metrics import average_accuracy, forgetting
+from pcl.models.continual import ContinualModel
+from pcl.randomness import seeded
+from pcl.scenarios import SCENARIOS
+from pcl.streams.scenario import Scenario
+from pcl.training.checkpoint import write_atomically
+from pcl.training.record import RunRecorder
+from pcl.training.trainer import Trainer
+
+SHOWN_EDITS = 24
+
+
+def start(config: RunConfig, folder: Path, callbacks: Sequence[object] = ()) -> dict[str, Any]:
+    """Make ``folder`` and run in it; return the results, which are also in ``results.json``.
+
+    Raises:
+        FileExistsError: if the folder exists and is not empty.
+        OSError: if it cannot be written.
+        FileNotFoundError, ValueError: for missing or bad data; the folder is not made then.
+    """
+    config = config.resolved()
+    scenario, trainer = build(config)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"run folder {folder} is not empty; choose another --name, or --resume {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {"setting": config.setting, **scenario.describe()}
+    write_atomically(folder / "scenario.json", json.dumps(description, indent=1).encode())
+    write_atomically(folder / "config.toml", config_text(config).encode())  # last: a folder with it can be resumed
+    return _fit(config, scenario, trainer, folder, callbacks)
+
+
+def resume(folder: Path, callbacks: Sequence[object] = ()) -> dict[str, Any]:
+    """Go on with a run that was interrupted, with its own settings, to the same bits as without interruption.
+
+    A run that has finished is left as it is; its results are returned.
+
+    Raises:
+        FileNotFoundError: if ``folder`` holds no run.
+        ValueError: if its checkpoint is damaged, or its data has changed.
+    """
+    if not (folder / "config.toml").is_file():
+        raise FileNotFoundError(f"nothing to resume in {folder}: it has no config.toml")
+    if (folder / "results.json").is_file():
+        results: dict[str, Any] = json.loads((folder / "results.json").read_text())
+        return results
+    config = config_from(read_config(folder / "config.toml"))
+    scenario, trainer = build(config)
+    before = json.loads((folder / "scenario.json").read_text())["fingerprint"]
+    now = scenario.describe()["fingerprint"]
+    if before != now:
+        raise ValueError(
+            f"resume: the run in {folder} was started on a scenario with fingerprint {before}, the data in "
+            f"{config.data_root} now gives {now}; resume with the data it was started with"
+        )
+    return _fit(config, scenario, trainer, folder, callbacks)
+
+
+def build(config: RunConfig, data: ImageData | None = None) -> tuple[Scenario, Trainer]:
+    """The scenario and a trainer with its streams, as the settings say; nothing is written.
+
+    Args:
+        data: in place of the scenario's own.
+    """
+    config = config.resolved()
+    assert config.batch_size is not None
+    assert config.epochs is not None
+    assert config.memory_per_class is not None
+    assert config.lr is not None
+    assert config.edit_alpha is not None
+    spec = SCENARIOS[config.scenario]
+    device = _device(config.device)
+    scenario = Scenario.build(
+        config.scenario,
+        spec.load(Path(config.data_root)) if data is None else data,
+        tasks=spec.tasks,
+        low=spec.low,
+        high=spec.high,
+        overlap=spec.overlap,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        label_set=config.label_set,
+        timeline=config.timeline,
+        timeline_number=config.timeline_number,
+    )
+    with seeded(config.seed, "backbone"):
+        backbone = spec.backbone(scenario.data).to(device)
+    method = METHODS[config.method]
+    weighting = WEIGHTINGS[method.weighting].make(config.scale, config.temperature)
+    lr = config.lr
+    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer]
+    trainer = Trainer(
+        ContinualModel(backbone, spec.features, config.setting, seed=config.seed),
+        optimizer=lambda parameters: kind(parameters, lr=lr),
+        weighting=weighting,
+        memory=ClassMemory(config.memory_per_class),
+        edit=GradientEdit(config.edit_alpha) if method.edit else None,
+        memory_batch=config.batch_size,
+        gradients_over=config.gradients_over,
+        seed=config.seed,
+        evaluate_every=config.evaluate_every or max(1, scenario.timeline.steps // 40),
+    )
+    trainer.total_steps = scenario.timeline.steps
+    for stream in scenario.streams(config.seed):
+        trainer.add(stream)
+    return scenario, trainer
+
+
+def _fit(
+    config: RunConfig, scenario: Scenario, trainer: Trainer, folder: Path, callbacks: Sequence[object]
+) -> dict[str, Any]:
+    recorder = RunRecorder(folder, config.checkpoint_every)
+    recorder.resume(trainer)
+    timer = _Timer()
+    trainer.use(recorder, timer, *callbacks)
+    first_step = trainer.step_count
+    trainer.fit()
+    recorder.save(trainer)
+    results = run_results(trainer)
+    timing = {
+        "seconds": timer.seconds,
+        "samples": timer.samples,
+        "samples_per_second": timer.samples / timer.seconds if timer.seconds else None,
+        "from_step": first_step,
+        "device": config.device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    _write_edits(trainer, folder)
+    write_atomically(folder / "timing.json", json.dumps(timing, indent=1).encode())
+    write_atomically(folder / "results.json", json.dumps(results, indent=1).encode())
+    return results
+
+
+def run_results(trainer: Trainer) -> dict[str, Any]:
+    """A and F of a finished run (Eq. 25) and what they are made of."""
+    final = trainer.history[-1]["accuracy"]
+    accuracy_at = {entry["step"]: entry["accuracy"] for entry in trainer.history}
+    at_end = {task: accuracy_at[step][task] for task, step in trainer.ended_at.items()}
+    return {
+        "A": average_accuracy(final),
+        "F": forgetting(final, at_end),
+        "steps": trainer.step_count,
+        "final": final,
+        "at_end": at_end,
+    }
+
+
+def _write_edits(trainer: Trainer, folder: Path) -> None:
+    """A few stored samples as they came and as they are now, evenly spread over the memory."""
+    memory = trainer.memory
+    if memory is None or trainer.edit is None or len(memory) == 0:
+        return
+    rows = torch.linspace(0, len(memory) - 1, min(SHOWN_EDITS, len(memory))).round().long()
+    np.savez_compressed(
+        folder / "memory_edits.npz",
+        before=memory.original[rows].cpu().numpy(),
+        after=memory.x[rows].cpu().numpy(),
+        y=memory.y[rows].cpu().numpy(),
+        task=np.array([memory.names[i] for i in memory.task[rows].tolist()]),
+    )
+
+
+class _Timer:
+    """Callback: wall time of the fit and samples used in it."""
+
+    seconds = 0.0
+    samples = 0
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self._since = time.perf_counter()
+
+    def on_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
+        self.samples += record["samples"]
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        self.seconds = time.perf_counter() - self._since
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """``parent/name``, or with -2, -3, ... behind it, whichever does not exist yet.
+
+    Raises:
+        PermissionError: if ``parent`` cannot be written.
+    """
+    above = next(path for path in [parent, *parent.absolute().parents] if path.exists())
+    if not os.access(above, os.W_OK) or not above.is_dir():
+        raise PermissionError(f"cannot make run folders in {parent}: {above} is not a writable folder")
+    candidates = (parent / (name if i == 1 else f"{name}-{i}") for i in range(1, 10_000))
+    return next(path for path in candidates if not path.exists())

@@ -1,0 +1,80 @@
+"""Callbacks: objects with any of these methods, called by the trainer.
+
+on_fit_start(trainer)             fit begins
+on_task_start(trainer, task)      a task takes part for the first time
+on_step(trainer, record)          a step has been made; ``record`` is a dict of plain values, see step_record
+on_evaluation(trainer, record)    {"kind": "eval", "step": k, "accuracy": {task: a_k^task}}
+after_step(trainer)               everything of a step is done; the state is fit for a checkpoint
+on_task_end(trainer, task)        a stream has ended; its samples are in the memory
+on_fit_end(trainer)               fit ends, also by an exception
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pcl.training.trainer import StepResult, Trainer
+
+HOOKS = (
+    "on_fit_start",
+    "on_task_start",
+    "on_step",
+    "on_evaluation",
+    "after_step",
+    "on_task_end",
+    "on_fit_end",
+)
+
+
+class Callbacks:
+    """Calls the hooks that the given objects have, in the order of the objects.
+
+    Raises:
+        TypeError: for an object that has none of them, most likely a misspelt method.
+    """
+
+    def __init__(self, callbacks: Sequence[object] = ()) -> None:
+        self._callbacks: tuple[object, ...] = ()
+        self.add(callbacks)
+
+    def add(self, callbacks: Sequence[object]) -> None:
+        """Add objects behind those already there."""
+        for callback in callbacks:
+            if not any(hasattr(callback, hook) for hook in HOOKS):
+                raise TypeError(f"callback {type(callback).__name__}: expected one of the methods {', '.join(HOOKS)}")
+        self._callbacks += tuple(callbacks)
+
+    def call(self, hook: str, *arguments: object) -> None:
+        """Call ``hook`` wherever it exists."""
+        for callback in self._callbacks:
+            method = getattr(callback, hook, None)
+            if method is not None:
+                method(*arguments)
+
+    def step(self, trainer: "Trainer", result: "StepResult") -> None:
+        """Call ``on_step``; the record, for which a GPU would have to be waited for, is made only if wanted."""
+        if any(hasattr(callback, "on_step") for callback in self._callbacks):
+            self.call("on_step", trainer, step_record(result))
+
+
+def step_record(result: "StepResult") -> dict[str, Any]:
+    """A step as plain values: per task its loss, weight and gradient norm, and the cosines between gradients.
+
+    The cosine with a zero gradient is None.
+    """
+    tasks = result.tasks
+    norms = result.gram.diagonal().sqrt()
+    cosine = (result.gram / norms[:, None] / norms[None, :]).clamp(-1, 1).tolist()
+    record: dict[str, Any] = {
+        "kind": "step",
+        "step": result.step,
+        "samples": result.samples,
+        "tasks": list(tasks),
+        "loss": dict(zip(tasks, result.losses.tolist(), strict=True)),
+        "weight": dict(zip(tasks, result.weights.tolist(), strict=True)),
+        "norm": dict(zip(tasks, norms.tolist(), strict=True)),
+        "cosine": [[None if value != value else value for value in row] for row in cosine],
+    }
+    if result.edited is not None:
+        record["edited"] = float(result.edited)
+    return record

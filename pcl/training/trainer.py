@@ -1,0 +1,375 @@
+"""The training loop: Algorithm 1 of Lyu et al., arXiv 2401.01054, for any weighting, memory and edit."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pcl.gradients.task_gradients import TaskGradients, task_gradients
+from pcl.memory.class_memory import ClassMemory, MemoryBatch
+from pcl.memory.gradient_edit import GradientEdit
+from pcl.models.continual import ContinualModel
+from pcl.randomness import generator
+from pcl.streams.stream import MEMORY, Batch, Stream
+from pcl.training.callbacks import Callbacks
+from pcl.training.checks import check_batch, check_finite
+from pcl.training.evaluation import accuracy
+from pcl.weighting.base import Weighting
+from pcl.weighting.fixed import Mean
+from pcl_kernels import combine, gramian
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One step of training, as tensors.
+
+    Attributes:
+        step: number of the step, from 0.
+        tasks: the k tasks that took part, MEMORY last if it did.
+        losses: ``(k,)``.
+        gram: ``(k, k)`` float64, Gramian of the task gradients.
+        weights: ``(k,)`` float64.
+        samples: number of samples used.
+        edited: mean absolute change of the memory samples by the edit, in units of x; None without one.
+    """
+
+    step: int
+    tasks: tuple[str, ...]
+    losses: Tensor
+    gram: Tensor
+    weights: Tensor
+    samples: int
+    edited: Tensor | None = None
+
+
+class Trainer:
+    """Trains one model on many task streams that start, overlap, pause and end at any time.
+
+    Args:
+        model: backbone and heads.
+        optimizer: makes the optimizer from parameters, e.g. ``lambda p: torch.optim.Adam(p, lr=3e-3)``. It is
+            called once with the backbone's; heads join it as new parameter groups when their tasks appear.
+        weighting: how the task gradients combine; the mean if None.
+        memory: what is kept of finished tasks; no rehearsal if None.
+        edit: how the memory samples of a step change after it; needs a memory.
+        memory_batch: samples drawn from the memory in each step.
+        gradients_over: ``"backbone"``: the Gramian and the weights concern the shared backbone, and heads follow
+            the sum of their own gradients (Eq. 2-3 of the paper); ``"all"``: heads are weighted like the rest.
+        seed: of what is stored and retrieved; the same seed gives the same bits.
+        callbacks: objects with any of the methods listed in :mod:`pcl.training.callbacks`.
+        evaluate_every: measure accuracy every so many steps too, not only when a task ends.
+
+    Raises:
+        ValueError: for an edit without memory, an unknown ``gradients_over``, or a count below 1.
+    """
+
+    def __init__(
+        self,
+        model: ContinualModel,
+        *,
+        optimizer: MakeOptimizer,
+        weighting: Weighting | None = None,
+        memory: ClassMemory | None = None,
+        edit: GradientEdit | None = None,
+        memory_batch: int = 128,
+        gradients_over: Literal["backbone", "all"] = "backbone",
+        seed: int = 0,
+        callbacks: Sequence[object] = (),
+        evaluate_every: int | None = None,
+    ) -> None:
+        if edit is not None and memory is None:
+            raise ValueError("trainer: an edit changes stored samples; pass a memory too, memory=ClassMemory(n)")
+        if gradients_over not in ("backbone", "all"):
+            raise ValueError(f"trainer: expected gradients_over 'backbone' or 'all', got {gradients_over!r}")
+        if memory_batch < 1 or (evaluate_every is not None and evaluate_every < 1):
+            raise ValueError(
+                f"trainer: memory_batch and evaluate_every must be at least 1, got {memory_batch}, {evaluate_every}"
+            )
+        self.model = model
+        self.optimizer = optimizer(model.shared_parameters())
+        self.weighting: Weighting = Mean() if weighting is None else weighting
+        self.memory = memory
+        self.edit = edit
+        self.memory_batch = memory_batch
+        self.gradients_over = gradients_over
+        self.evaluate_every = evaluate_every
+        self.streams: dict[str, Stream] = {}
+        self.step_count = 0
+        self.total_steps: int | None = None  # for those who show progress
+        self.history: list[dict[str, Any]] = []  # {"step": k, "accuracy": {task: a_k^task}}
+        self.ended_at: dict[str, int] = {}  # e_t of every finished task
+        self._last_trained: dict[str, int] = {}
+        self._like: Tensor | None = None  # an empty x with the shape and dtype that all samples have
+        self._retrieval = generator(seed, "memory", "retrieval")
+        self._storage = generator(seed, "memory", "storage")
+        self._callbacks = Callbacks(callbacks)
+
+    def use(self, *callbacks: object) -> None:
+        """Add callbacks behind those given when the trainer was made."""
+        self._callbacks.add(callbacks)
+
+    # ---- streams
+
+    def add(self, stream: Stream) -> None:
+        """Let a stream take part from its start on, or at once if that has passed.
+
+        Raises:
+            ValueError: if a stream of this name was added before.
+        """
+        if stream.task in self.streams:
+            raise ValueError(f"trainer: a stream named {stream.task!r} was added before; task names are unique")
+        self.streams[stream.task] = stream
+
+    @property
+    def active(self) -> tuple[str, ...]:
+        """Tasks whose streams have started, have not ended and are not paused."""
+        return tuple(
+            task
+            for task, stream in self.streams.items()
+            if stream.start <= self.step_count and not stream.ended and not stream.paused
+        )
+
+    # ---- the loop
+
+    def fit(self, steps: int | None = None) -> None:
+        """Train until every stream has ended, or for ``steps`` steps.
+
+        Raises:
+            RuntimeError: if streams are left but none is active: all paused, or a gap before the next start.
+        """
+        until = None if steps is None else self.step_count + steps
+        self._callbacks.call("on_fit_start", self)
+        try:
+            while until is None or self.step_count < until:
+                if self.step() is None:
+                    self._refuse_silence()
+                    break
+        finally:
+            self._callbacks.call("on_fit_end", self)
+
+    def step(self) -> StepResult | None:
+        """One step on a batch of every active stream and of the memory; None if no stream is active.
+
+        A batch that is refused and a loss or gradient that is not finite raise before anything changes. The
+        batch then stays next in its stream; ``stream.advance()`` skips it.
+
+        Raises:
+            TypeError, ValueError: for a bad batch; see :func:`pcl.training.checks.check_batch`.
+            FloatingPointError: for a loss or gradient that is not finite.
+        """
+        batches = self._next_batches()
+        if not batches:
+            return None
+        with self._all_or_nothing():
+            recalled = self._recall()
+            found = self._task_gradients(batches, recalled)  # g_i of every task i
+            gram = gramian(found.shared)  # <g_i, g_j>
+            check_finite(found.tasks, found.losses, gram)
+            weights = self.weighting(gram, found.losses, found.tasks)  # lambda_i
+        direction = combine(found.shared, weights)  # d = sum_i lambda_i g_i
+        self._update(direction, found.own)  # theta <- theta - gamma d
+        edited = self._edit_memory(recalled, direction)  # x <- x - alpha grad_x |g(x) - d|^2
+        self._discard(batches)
+
+        samples = sum(len(y) for _, y in batches.values()) + (0 if recalled is None else len(recalled.y))
+        result = StepResult(self.step_count, found.tasks, found.losses, gram, weights, samples, edited)
+        self.step_count += 1
+        self._callbacks.step(self, result)
+        if self.evaluate_every and self.step_count % self.evaluate_every == 0:
+            self.evaluate()
+        self._callbacks.call("after_step", self)
+        return result
+
+    def evaluate(self) -> dict[str, float]:
+        """Accuracy on the test data of every task that has appeared; also kept in ``history``."""
+        step = self.step_count - 1
+        tests = {task: self.streams[task].test for task in self.model.tasks}
+        tasks = [task for task, test in tests.items() if test is not None]
+        if self.history and self.history[-1]["step"] == step and list(self.history[-1]["accuracy"]) == tasks:
+            return dict(self.history[-1]["accuracy"])
+        found = {task: accuracy(self.model, task, *test) for task, test in tests.items() if test is not None}
+        if found:
+            self.history.append({"step": step, "accuracy": found})
+            self._callbacks.call("on_evaluation", self, {"kind": "eval", "step": step, "accuracy": found})
+        return found
+
+    # ---- the parts of a step, in their order
+
+    def _next_batches(self) -> dict[str, Batch]:
+        """A batch of every active stream. Streams that have run dry end here, those that come first begin."""
+        batches: dict[str, Batch] = {}
+        like = self._like
+        for task in self.active:
+            stream = self.streams[task]
+            over = stream.last_step is not None and self.step_count > stream.last_step
+            batch = None if over else stream.peek()
+            if batch is not None:
+                batches[task] = check_batch(stream, batch, like)
+                like = batches[task][0][:0]
+            elif task in self.model.tasks or over:
+                stream.end()
+            else:
+                raise ValueError(f"stream {task!r}: its source is empty; at least one batch is needed")
+        self._like = like
+        self._finish_ended()
+        for task in batches:
+            if task not in self.model.tasks:
+                new = self.model.add_task(task, self.streams[task].classes)
+                if new:
+                    self.optimizer.add_param_group({"params": new})
+                self._callbacks.call("on_task_start", self, task)
+        device = next(self.model.parameters()).device
+        return {task: (x.to(device), y.to(device)) for task, (x, y) in batches.items()}
+
+    def _finish_ended(self) -> None:
+        ended = [
+            task
+            for task, stream in self.streams.items()
+            if stream.ended and task in self.model.tasks and task not in self.ended_at
+        ]
+        for task in ended:
+            self.ended_at[task] = self._last_trained[task]
+            self.weighting.forget(task)
+            if self.memory is not None:
+                self.memory.commit(task)
+            self._callbacks.call("on_task_end", self, task)
+        if ended:
+            self.evaluate()
+
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """If the block raises, what a forward pass and a draw change is put back: buffers and generators."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        retrieval, global_state = self._retrieval.get_state(), torch.get_rng_state()
+        try:
+            yield
+        except BaseException:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            self._retrieval.set_state(retrieval)
+            torch.set_rng_state(global_state)
+            raise
+
+    def _recall(self) -> MemoryBatch | None:
+        if self.memory is None or len(self.memory) == 0:
+            return None
+        return self.memory.sample(self.memory_batch, self._retrieval)
+
+    def _task_gradients(self, batches: dict[str, Batch], recalled: MemoryBatch | None) -> TaskGradients:
+        model = self.model
+        losses: dict[str, Callable[[], Tensor]] = {
+            task: lambda task=task, x=x, y=y: model.losses(x, y, task).mean()  # type: ignore[misc]
+            for task, (x, y) in batches.items()
+        }
+        if recalled is not None:
+            losses[MEMORY] = lambda: model.mixed_losses(recalled.x, recalled.y, recalled.task, recalled.names).mean()
+        return task_gradients(losses, *self._parameters())
+
+    def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """(those on which tasks may conflict, the others)."""
+        backbone, heads = self.model.shared_parameters(), self.model.head_parameters()
+        return (backbone, heads) if self.gradients_over == "backbone" else (backbone + heads, [])
+
+    def _update(self, direction: Sequence[Tensor | None], own: Sequence[Tensor | None]) -> None:
+        shared, others = self._parameters()
+        for parameter, gradient in zip([*shared, *others], [*direction, *own], strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+
+    def _edit_memory(self, recalled: MemoryBatch | None, direction: Sequence[Tensor | None]) -> Tensor | None:
+        if recalled is None or self.edit is None or self.memory is None:
+            return None
+
+        def losses(x: Tensor, rows: slice) -> Tensor:
+            return self.model.mixed_losses(x, recalled.y[rows], recalled.task[rows], recalled.names)
+
+        edited = self.edit(self.model, losses, recalled.x, self._parameters()[0], direction)
+        self.memory.replace(recalled.index, edited)
+        return (edited - recalled.x).abs().mean()
+
+    def _discard(self, batches: dict[str, Batch]) -> None:
+        """The batches are used: their reservoirs may keep a few samples, the streams go on."""
+        for task, (x, y) in batches.items():
+            stream = self.streams[task]
+            if self.memory is not None and stream.epoch == 0:
+                self.memory.observe(task, x, y, stream.classes, self._storage)
+            self._last_trained[task] = self.step_count
+            stream.advance()
+
+    def _refuse_silence(self) -> None:
+        left = [stream for stream in self.streams.values() if not stream.ended]
+        paused = [stream.task for stream in left if stream.paused]
+        if len(paused) == len(left) and paused:
+            raise RuntimeError(f"fit: every stream that is left is paused ({', '.join(paused)}); resume one")
+        if left:
+            start = min(stream.start for stream in left if not stream.paused)
+            raise RuntimeError(
+                f"fit: a gap in the timeline: no stream is active at step {self.step_count}, the next starts at "
+                f"{start}; let it start earlier"
+            )
+
+    # ---- checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs, as tensors and plain values."""
+        return {
+            "tasks": [[task, list(classes)] for task, classes in self.model.task_classes.items()],
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "weighting": self.weighting.state_dict(),
+            "memory": None if self.memory is None else self.memory.state_dict(),
+            "streams": {task: stream.state_dict() for task, stream in self.streams.items()},
+            "step_count": self.step_count,
+            "history": self.history,
+            "ended_at": self.ended_at,
+            "last_trained": self._last_trained,
+            "like": self._like,
+            "retrieval": self._retrieval.get_state(),
+            "storage": self._storage.get_state(),
+            "torch": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stand where the run stood that gave ``state``; add the same streams and build the same model before.
+
+        Raises:
+            ValueError: if streams, memory or parameters are not those of the run, before anything changes.
+        """
+        if set(state["streams"]) != set(self.streams):
+            raise ValueError(
+                f"resume: the checkpoint has the streams {sorted(state['streams'])}, this trainer has "
+                f"{sorted(self.streams)}; add the same streams before loading"
+            )
+        if (state["memory"] is None) != (self.memory is None):
+            raise ValueError("resume: checkpoint and trainer must both have a memory, or neither")
+        if self.step_count or self.model.tasks:
+            raise ValueError("resume: this trainer has trained already; load into a new one")
+        kept = {name: tuple(value.shape) for name, value in state["model"].items() if name.startswith("backbone.")}
+        mine = {f"backbone.{name}": tuple(value.shape) for name, value in self.model.backbone.state_dict().items()}
+        if kept != mine:
+            differing = sorted(set(kept.items()) ^ set(mine.items()))[:4]
+            raise ValueError(f"resume: the checkpoint's backbone is another one; it differs in {differing}")
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"])
+        for task, stream in self.streams.items():
+            stream.load_state_dict(state["streams"][task])
+        for task, classes in state["tasks"]:
+            new = self.model.add_task(task, classes)
+            if new:
+                self.optimizer.add_param_group({"params": new})
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.weighting.load_state_dict(state["weighting"])
+        self.step_count, self.history = state["step_count"], list(state["history"])
+        self.ended_at, self._last_trained = dict(state["ended_at"]), dict(state["last_trained"])
+        self._like = state["like"]
+        self._retrieval.set_state(state["retrieval"])
+        self._storage.set_state(state["storage"])
+        torch.set_rng_state(state["torch"][0])
+        torch.cuda.set_rng_state_all(state["torch"][1:])

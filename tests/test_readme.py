@@ -1,0 +1,55 @@
+"""The code that README and CONTRIBUTING show runs as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import pcl
+import pcl_kernels
+from pcl.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(file: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
+
+
+def test_the_python_example() -> None:
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    exec(blocks("README.md")[0], names)
+    trainer = names["trainer"]
+    assert isinstance(trainer, pcl.Trainer)
+    # 30 batches each; animals misses one step, plants begins at step 10
+    assert trainer.ended_at == {"animals": 30, "plants": 39}
+
+
+def test_the_three_lines() -> None:
+    names = {"pcl_kernels": pcl_kernels, "gradients": [[torch.ones(3), None], [torch.ones(3), torch.ones(2)]]}
+    exec(blocks("README.md")[1], names)
+    assert torch.equal(names["weights"], torch.tensor([1.0, 0.0], dtype=torch.float64))  # type: ignore[arg-type]
+
+
+def test_the_weighting_of_the_contributing_page() -> None:
+    names: dict[str, object] = {}
+    exec(blocks("CONTRIBUTING.md")[0], names)
+    weighting = names["InverseNorm"]()  # type: ignore[operator]
+    weights = weighting(torch.diag(torch.tensor([4.0, 1.0], dtype=torch.float64)), torch.ones(2), ["a", "b"])
+    assert weights.tolist() == [1 / 3, 2 / 3]
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
+        if "://" not in target:
+            assert (ROOT / target).exists(), target
+
+
+def test_commands_that_the_readme_names_are_known(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in set(re.findall(r"^pcl (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+        assert f"usage: pcl {command}" in capsys.readouterr().out

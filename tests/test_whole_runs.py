@@ -1,0 +1,207 @@
+"""Whole runs through the command line: results, interruption, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pcl import cli
+from pcl.config import RunConfig, config_from, config_text, read_config
+from pcl.run import resume, start
+from pcl.training.checkpoint import load_checkpoint
+
+SHORT = ["--epochs", "1", "--batch-size", "24", "--no-report"]
+
+
+def pcl(*arguments: str, expect: int = 0) -> str:
+    """Run the command in its own process; its output."""
+    code = "from pcl.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_what_the_report_needs(tmp_path: Path) -> None:
+    results = start(RunConfig(epochs=1, batch_size=24), tmp_path / "r")
+    found = rows(tmp_path / "r")
+    steps = [row for row in found if row["kind"] == "step"]
+    assert [row["step"] for row in steps] == list(range(results["steps"]))
+    scenario = json.loads((tmp_path / "r" / "scenario.json").read_text())
+    planned = {task["task"]: (task["start"], task["end"]) for task in scenario["tasks"]}
+    happened = {
+        task: (
+            next(row["step"] for row in found if row["kind"] == "start" and row["task"] == task),
+            next(row["step"] for row in found if row["kind"] == "end" and row["task"] == task),
+        )
+        for task in planned
+    }
+    assert happened == planned
+    used = dict.fromkeys(planned, 0)
+    for row in steps:
+        expected = {task for task, (first, last) in planned.items() if first <= row["step"] <= last}
+        assert set(row["tasks"]) - {"MEMORY"} == expected
+        assert ("MEMORY" in row["tasks"]) == any(last < row["step"] for _, last in planned.values())
+        for task in expected:
+            used[task] += 1
+    evaluations = {row["step"]: row["accuracy"] for row in found if row["kind"] == "eval"}
+    final = evaluations[results["steps"] - 1]
+    assert results["final"] == final
+    assert results["A"] == pytest.approx(np.mean(list(final.values())))
+    drops = [final[task] - evaluations[last][task] for task, (_, last) in planned.items()]
+    assert results["F"] == pytest.approx(np.mean(drops))
+    edits = np.load(tmp_path / "r" / "memory_edits.npz")
+    assert edits["before"].shape == edits["after"].shape
+    assert not np.array_equal(edits["before"], edits["after"])
+    assert json.loads((tmp_path / "r" / "timing.json").read_text())["seconds"] > 0
+
+
+def test_same_seed_same_bits_other_seed_other_bits(tmp_path: Path) -> None:
+    config = RunConfig(epochs=1, batch_size=24, setting="class")
+    for name in ("one", "two"):
+        start(config, tmp_path / name)
+    start(RunConfig(epochs=1, batch_size=24, setting="class", seed=1235), tmp_path / "other")
+    one, two, other = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("one", "two", "other"))
+    assert one == two
+    assert one != other
+
+
+def test_the_config_of_a_run_repeats_it(tmp_path: Path) -> None:
+    start(RunConfig(epochs=1, batch_size=24, method="emgd-gs", label_set=2), tmp_path / "one")
+    written = config_from(read_config(tmp_path / "one" / "config.toml"))
+    start(written, tmp_path / "two")
+    assert (tmp_path / "one" / "metrics.jsonl").read_bytes() == (tmp_path / "two" / "metrics.jsonl").read_bytes()
+    assert config_text(written) == (tmp_path / "one" / "config.toml").read_text()
+
+
+def test_killed_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
+    """SIGKILL again and again, a few steps apart, wherever it strikes; in the end nothing must differ."""
+    arguments = [*SHORT, "--checkpoint-every", "5", "--runs", str(tmp_path)]
+    pcl("train", *arguments, "--name", "whole")
+    killed = tmp_path / "killed"
+    code = "from pcl.cli import main; main()"
+    command = ["train", *arguments, "--name", "killed"]
+    kills = 0
+    for wanted in (3, 12, 25, 38):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while process.poll() is None and _lines(killed) < wanted:
+            time.sleep(0.002)
+        time.sleep(wanted * 0.0007)  # not always right after the file has grown
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+        command = ["train", "--resume", str(killed), "--no-report"]
+    pcl(*command)
+    assert kills >= 2
+    pcl(*command)  # resuming a finished run changes nothing
+    assert rows(killed) == rows(tmp_path / "whole")
+    assert (killed / "results.json").read_bytes() == (tmp_path / "whole" / "results.json").read_bytes()
+    states = [load_checkpoint(folder / "checkpoint.pcl")["trainer"] for folder in (killed, tmp_path / "whole")]
+    assert states[0]["step_count"] == states[1]["step_count"]
+    for name, value in states[0]["model"].items():
+        assert value.equal(states[1]["model"][name]), name
+
+
+def _lines(folder: Path) -> int:
+    """Steps that have reached the disk."""
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b'"kind": "step"') if path.exists() else 0
+
+
+REFUSED = {
+    "method": (["train", "--method", "emgd"], "did you mean 'emgd-gmc'"),
+    "scenario": (["train", "--scenario", "ps-emnst"], "did you mean 'ps-emnist'"),
+    "lr": (["train", "--lr", "-1"], "lr: expected a finite number above 0"),
+    "batch": (["train", "--batch-size", "0"], "batch_size: expected at least 1"),
+    "data": (["train", "--scenario", "ps-mnist", "--data-root", "{tmp}"], "pcl download mnist"),
+    "device": (["train", "--device", "cuda:99"], "cannot be used here"),
+    "config file": (["train", "--config", "{tmp}/absent.toml"], "absent.toml"),
+    "broken config": (["train", "--config", "{tmp}/broken.toml"], "not a TOML file"),
+    "config key": (["train", "--config", "{tmp}/key.toml"], "did you mean 'seed'"),
+    "config value": (["train", "--config", "{tmp}/value.toml"], "seed: expected int"),
+    "resume": (["train", "--resume", "{tmp}"], "nothing to resume"),
+    "used name": (["train", "--runs", "{tmp}", "--name", "full"], "not empty"),
+    "unwritable": (["train", "--runs", "{tmp}/file"], "not a writable folder"),
+    "unwritable name": (["train", "--runs", "{tmp}/file", "--name", "x"], "Not a directory"),
+    "report of nothing": (["report", "{tmp}"], "{tmp}"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_are_one_clear_line_and_leave_nothing_behind(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.toml").write_text("seed = = 1")
+    (tmp_path / "key.toml").write_text("sed = 1")
+    (tmp_path / "value.toml").write_text("seed = 'one'")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").write_text("")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    arguments, message = REFUSED[case]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([argument.replace("{tmp}", str(tmp_path)) for argument in arguments])
+    assert message.replace("{tmp}", str(tmp_path)) in str(stopped.value)
+    assert str(stopped.value).startswith("pcl: ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_data_that_changed_cannot_be_resumed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    part = {"x": rng.integers(0, 256, (200, 4, 4), dtype=np.uint8), "y": np.arange(200) % 10}
+    arrays = {f"{key}_{which}": value for which in ("train", "test") for key, value in part.items()}
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    config = RunConfig(scenario="ps-mnist", data_root=str(tmp_path), batch_size=8, checkpoint_every=2)
+    start(config, tmp_path / "r")
+    (tmp_path / "r" / "results.json").unlink()
+    np.savez(tmp_path / "mnist.npz", **{**arrays, "x_train": 255 - arrays["x_train"]})
+    with pytest.raises(SystemExit, match="fingerprint"):
+        cli.main(["train", "--resume", str(tmp_path / "r")])
+
+
+def test_a_run_killed_before_its_results_were_written_finishes(tmp_path: Path) -> None:
+    results = start(RunConfig(epochs=1, batch_size=24), tmp_path / "r")
+    before = (tmp_path / "r" / "metrics.jsonl").read_bytes()
+    (tmp_path / "r" / "results.json").unlink()
+    assert resume(tmp_path / "r") == results
+    assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    start(RunConfig(epochs=1, batch_size=24, checkpoint_every=5), tmp_path / "r")
+    path = tmp_path / "r" / "checkpoint.pcl"
+    path.write_bytes(path.read_bytes()[:-10])
+    (tmp_path / "r" / "results.json").unlink()
+    with pytest.raises(SystemExit, match="damaged"):
+        cli.main(["train", "--resume", str(tmp_path / "r")])
+
+
+def test_names_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["list"])
+    shown = capsys.readouterr().out
+    for name in ("ps-digits", "ps-cifar100", "emgd-gs+me", "mgda"):
+        assert name in shown
+
+
+def test_a_config_file_sets_defaults_that_flags_override(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('method = "mean"\nseed = 7\nepochs = 1\nbatch_size = 24\n')
+    cli.main(
+        ["train", "--config", str(tmp_path / "c.toml"), "--seed", "8", "--runs", str(tmp_path / "runs"), "--no-report"]
+    )
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name == "ps-digits-task-mean-seed8"
+    assert config_from(read_config(folder / "config.toml")).seed == 8
