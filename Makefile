@@ -25,6 +25,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The C++ core under AddressSanitizer, UndefinedBehaviorSanitizer (g++) and ThreadSanitizer (clang++); no Python.
+sanitize:
+	csrc/sanitize/run.sh
+
 study: $(VENV)/.all
 	$(BIN)/python -m studies.toy_problem
 	$(BIN)/python -m studies.weightings --data-root $(DATA)
