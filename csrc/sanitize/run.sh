@@ -62,10 +62,11 @@ thread() {
     [ -e "$archer" ] || need libarcher.so libomp-dev
     build thread clang++ -fsanitize=thread
     OMP_TOOL_LIBRARIES=$archer ARCHER_OPTIONS=verbose=1 \
-        TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 "$out/thread/driver" 2>"$out/said" ||
+        TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 "$out/thread/driver" >"$out/said" 2>&1 ||
         { cat "$out/said" >&2; exit 1; }
     grep -q "Archer detected OpenMP application" "$out/said" ||
         { cat "$out/said" >&2; echo "run.sh: Archer did not join; without it races go unseen or are made up" >&2; exit 1; }
+    tail -n 1 "$out/said"
     echo "thread: clean"
 }
 
