@@ -31,6 +31,10 @@ bench: $(VENV)/.bench
 bench-gpu: $(VENV)/.dev
 	$(BIN)/python -m bench.gpu
 
+# The C++ core under AddressSanitizer, UndefinedBehaviorSanitizer (g++) and ThreadSanitizer (clang++); no Python.
+sanitize:
+	csrc/sanitize/run.sh
+
 study: $(VENV)/.all
 	$(BIN)/python -m studies.toy_problem
 	$(BIN)/python -m studies.weightings --data-root $(DATA)

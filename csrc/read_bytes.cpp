@@ -13,9 +13,13 @@ std::uint64_t read_bytes(const std::vector<std::uintptr_t>& address, const std::
 #pragma omp for schedule(static) nowait
         for (std::int64_t start = 0; start < size[i]; start += piece) {
             const std::int64_t words = std::min(piece, size[i] - start) / 8;
-            const auto* from = reinterpret_cast<const std::uint64_t*>(address[i] + start);
+            const auto* from = reinterpret_cast<const char*>(address[i] + start);  // aligned to its elements only
             std::uint64_t x = 0;
-            for (std::int64_t w = 0; w < words; ++w) x ^= from[w];
+            for (std::int64_t w = 0; w < words; ++w) {
+                std::uint64_t word;
+                std::memcpy(&word, from + 8 * w, 8);
+                x ^= word;
+            }
             total ^= x;
         }
     return total;
