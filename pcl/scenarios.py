@@ -56,22 +56,22 @@ def _resnet(width: int) -> Callable[[ImageData], nn.Module]:
 SCENARIOS: dict[str, ScenarioSpec] = {
     "ps-digits": ScenarioSpec(
         "scikit-learn's 1,797 handwritten digits, 5 tasks of 2-4 classes",
-        None, 5, 2, 4, True, _mlp(128, 64), 64, 16, 4, 5, 3e-3, 1e-2,
+        None, 5, 2, 4, True, _mlp(128, 64), 64, 16, 4, 5, 3e-3, 1e-5,
     ),
     "ps-mnist": ScenarioSpec(
         "MNIST, 5 tasks of 2-4 classes",
-        "mnist", 5, 2, 4, True, _mlp(128, 64), 64, 128, 1, 5, 3e-3, 1e-2,
+        "mnist", 5, 2, 4, True, _mlp(128, 64), 64, 128, 1, 5, 3e-3, 1e-5,
     ),
     "ps-fashion-mnist": ScenarioSpec(
         "Fashion-MNIST, 5 tasks of 2-4 classes",
-        "fashion_mnist", 5, 2, 4, True, _mlp(128, 64), 64, 128, 1, 5, 3e-3, 1e-2,
+        "fashion_mnist", 5, 2, 4, True, _mlp(128, 64), 64, 128, 1, 5, 3e-3, 1e-5,
     ),
     "ps-emnist": ScenarioSpec(
         "EMNIST ByClass, 5 tasks of 3-15 of its 62 classes (EMGD, Sec. VI-A)",
-        "emnist_byclass", 5, 3, 15, False, _mlp(128, 64), 64, 128, 1, 5, 3e-3, 1e-2,
+        "emnist_byclass", 5, 3, 15, False, _mlp(128, 64), 64, 128, 1, 5, 3e-3, 1e-5,
     ),
     "ps-cifar100": ScenarioSpec(
         "CIFAR-100, 20 tasks of 3-15 classes, reduced ResNet-18 (EMGD, Sec. VI-A)",
-        "cifar100", 20, 3, 15, False, _resnet(20), 160, 128, 1, 30, 4e-4, 1e-2,
+        "cifar100", 20, 3, 15, False, _resnet(20), 160, 128, 1, 30, 4e-4, 1e-5,
     ),
 }  # fmt: skip

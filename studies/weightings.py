@@ -86,8 +86,8 @@ def measure(run: Run, data_root: str) -> dict[str, float]:
     _, trainer = build(config, _data(run.scenario, data_root, run.situation in VALIDATION))
     try:
         trainer.fit()
-    except FloatingPointError:  # diverged: no better than no accuracy at all
-        return {"A": 0.0, "F": 0.0, "diverged": 1.0}
+    except FloatingPointError:  # diverged: the worst there is
+        return {"A": 0.0, "F": -1.0}
     results = trainer.results()
     return {"A": results["A"], "F": results["F"]}
 
@@ -100,7 +100,11 @@ class Study:
         self.path = RESULTS / f"weightings-{optimizer}.jsonl"
         self.done: dict[str, dict[str, float]] = {}
         if self.path.exists():
-            for line in self.path.read_text().splitlines():
+            text = self.path.read_text()
+            if not text.endswith("\n"):  # interrupted in the middle of a line
+                text = text[: text.rfind("\n") + 1]
+                self.path.write_text(text)
+            for line in text.splitlines():
                 entry = json.loads(line)
                 self.done[json.dumps(entry["run"], sort_keys=True)] = entry["results"]
 
@@ -168,8 +172,34 @@ def spread(values: list[float]) -> str:
     return f"{100 * statistics.mean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
 
 
+def summary(study: Study, *, own_rate: bool) -> str:
+    """Markdown: one table, a row per method, A and F of every scenario and setting."""
+    cells = [(scenario, setting) for scenario in STUDIED for setting in SETTINGS]
+    values = {
+        method: [
+            [study.done[r.key][key] for r in study.final_runs(*cell, method, own_rate=own_rate)]
+            for cell in cells
+            for key in "AF"
+        ]
+        for method in METHODS
+    }
+    best = [max(statistics.mean(row[c]) for row in values.values()) for c in range(2 * len(cells))]
+    lines = [
+        "| method | " + " | ".join(f"{name} {setting} {key}" for name, setting in cells for key in "AF") + " |",
+        "|---" * (1 + 2 * len(cells)) + "|",
+    ]
+    for method, row in values.items():
+        shown = [
+            f"**{spread(cell)}**" if statistics.mean(cell) == top else spread(cell)
+            for cell, top in zip(row, best, strict=True)
+        ]
+        lines.append(f"| {method} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
 def table(study: Study) -> str:
-    """Markdown: one table per scenario and setting."""
+    """Markdown: one table per scenario and setting; a rate at the edge of those tried is marked."""
+    rates = LEARNING_RATES[study.optimizer]
     single = SINGLE_RATE[study.optimizer]
     parts = []
     for scenario in STUDIED:
@@ -194,7 +224,8 @@ def table(study: Study) -> str:
                     for cell, top in zip(cells, best, strict=True)
                 ]
                 rate = study.rate(scenario, setting, method)
-                parts.append(f"| {method} | {shown[0]} | {shown[1]} | {rate:g} | {shown[2]} | {shown[3]} |")
+                edge = " (edge)" if rate in (min(rates), max(rates)) else ""
+                parts.append(f"| {method} | {shown[0]} | {shown[1]} | {rate:g}{edge} | {shown[2]} | {shown[3]} |")
             parts.append("")
     return "\n".join(parts)
 
@@ -232,6 +263,8 @@ def main() -> None:
     study.complete()
     text = table(study)
     (RESULTS / f"weightings-{given.optimizer}.md").write_text(text)
+    for own_rate, name in ((False, "single-rate"), (True, "own-rate")):
+        (RESULTS / f"summary-{given.optimizer}-{name}.md").write_text(summary(study, own_rate=own_rate) + "\n")
     draw(study, RESULTS / f"weightings-{given.optimizer}.png")
     print(text)
 

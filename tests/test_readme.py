@@ -47,6 +47,12 @@ def test_files_that_the_readme_names_exist() -> None:
             assert (ROOT / target).exists(), target
 
 
+@pytest.mark.parametrize("name", ["single-rate", "own-rate"])
+def test_the_tables_are_those_that_the_study_made(name: str) -> None:
+    made = (ROOT / "studies" / "results" / f"summary-adam-{name}.md").read_text().strip()
+    assert made in (ROOT / "README.md").read_text()
+
+
 def test_commands_that_the_readme_names_are_known(capsys: pytest.CaptureFixture[str]) -> None:
     for command in set(re.findall(r"^pcl (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)):
         with pytest.raises(SystemExit) as stopped:
