@@ -14,7 +14,8 @@ demo: $(VENV)/.all
 	$(BIN)/pcl train
 
 test: $(VENV)/.dev
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal \
+	    --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
