@@ -37,6 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             or rare
             or "test_properties" in item.name
             or "threads" in item.name
+            or "wider_matrix" in item.name  # its transposed matrix stands for 900 tasks
         ):
             item.add_marker(pytest.mark.slow)
 
