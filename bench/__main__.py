@@ -32,8 +32,7 @@ def main() -> None:
             module.main()
         print(part.getvalue(), flush=True)
         page.write(part.getvalue())
-    text = f"{PREFACE}{machine()}\n{page.getvalue()}"
-    (Path(__file__).parent / "README.md").write_text(text)
+        (Path(__file__).parent / "README.md").write_text(f"{PREFACE}{machine()}\n{page.getvalue()}")
 
 
 if __name__ == "__main__":

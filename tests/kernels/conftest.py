@@ -38,6 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             or "test_properties" in item.name
             or "threads" in item.name
             or "wider_matrix" in item.name  # its transposed matrix stands for 900 tasks
+            or "every_16_bit" in item.name  # 401 tasks, again and again
         ):
             item.add_marker(pytest.mark.slow)
 
