@@ -39,7 +39,7 @@ def gramian(grads: Grads, *, out_dtype: torch.dtype | None = None) -> Tensor:
         TypeError: a task's gradients are no floating-point tensors, or dtypes differ between tasks.
         ValueError: no task, or lists, shapes or devices that do not match.
 
-    Source: EMGD (arXiv 2401.01054), the matrix of the quadratic programs (8) and (18).
+    Source: EMGD (arXiv 2401.01054), the matrix of the quadratic programs of Eq. 5 and 8.
     """
     if out_dtype is not None and out_dtype not in DTYPES:
         raise TypeError(
