@@ -18,6 +18,7 @@ from pcl.streams.stream import MEMORY, Batch, Stream
 from pcl.training.callbacks import Callbacks
 from pcl.training.checks import check_batch, check_finite, check_weights
 from pcl.training.evaluation import accuracy
+from pcl.training.state import restore_trainer, trainer_state
 from pcl.weighting.base import Weighting
 from pcl.weighting.fixed import Mean
 from pcl_kernels import combine, gramian
@@ -382,39 +383,9 @@ class Trainer:
 
     # ---- checkpoints
 
-    def _composition(self) -> dict[str, Any]:
-        """What must be the same in a run that goes on from a checkpoint."""
-        return {
-            "setting": self.model.setting,
-            "backbone": {name: list(value.shape) for name, value in self.model.backbone.state_dict().items()},
-            "optimizer": type(self.optimizer).__name__,
-            "weighting": type(self.weighting).__name__,
-            "memory per class": None if self.memory is None else self.memory.per_class,
-            "edit": None if self.edit is None else type(self.edit).__name__,
-            "gradients_over": self.gradients_over,
-            "streams": {task: list(self.streams[task].classes) for task in sorted(self.streams)},
-        }
-
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, as tensors and plain values. The tensors are those in use, not copies."""
-        return {
-            "composition": self._composition(),
-            "tasks": [[task, list(classes)] for task, classes in self.model.task_classes.items()],
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "weighting": self.weighting.state_dict(),
-            "memory": None if self.memory is None else self.memory.state_dict(),
-            "streams": {task: stream.state_dict() for task, stream in self.streams.items()},
-            "step_count": self.step_count,
-            "history": list(self.history),
-            "ended_at": dict(self.ended_at),
-            "at_end": dict(self.at_end),
-            "last_trained": dict(self._last_trained),
-            "like": self._like,
-            "retrieval": self._retrieval.get_state(),
-            "storage": self._storage.get_state(),
-            "global generators": self._global_generators(),
-        }
+        return trainer_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Stand where the run stood that gave ``state``; add the same streams and build the same model before.
@@ -423,29 +394,4 @@ class Trainer:
             ValueError: if ``state`` is not a trainer's, or model, optimizer, weighting, memory, edit or streams are
                 not of the same kind as in the run, before anything changes.
         """
-        if set(state) != set(self.state_dict()):
-            raise ValueError(f"resume: expected what Trainer.state_dict gives, got a dict of {sorted(state)[:6]}")
-        if self.step_count or self.model.tasks:
-            raise ValueError("resume: this trainer has trained already; load into a new one")
-        mine, saved = self._composition(), state["composition"]
-        for what, value in mine.items():
-            if value != saved[what]:
-                raise ValueError(f"resume: another {what}: the checkpoint has {saved[what]}, this trainer {value}")
-        self.weighting.load_state_dict(state["weighting"])
-        self.streams = {task: self.streams[task] for task in state["streams"]}  # their order is the order of draws
-        for task, stream in self.streams.items():
-            stream.load_state_dict(state["streams"][task])
-        if self.memory is not None:
-            self.memory.load_state_dict(state["memory"], self._parameter_facts()[1])
-        for task, classes in state["tasks"]:
-            new = self.model.add_task(task, classes)
-            if new:
-                self.optimizer.add_param_group({"params": new})
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step_count, self.history = state["step_count"], list(state["history"])
-        self.ended_at, self.at_end = dict(state["ended_at"]), dict(state["at_end"])
-        self._last_trained, self._like = dict(state["last_trained"]), state["like"]
-        self._retrieval.set_state(state["retrieval"])
-        self._storage.set_state(state["storage"])
-        self._set_global_generators(state["global generators"])
+        restore_trainer(self, state)

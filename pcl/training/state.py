@@ -1,0 +1,72 @@
+"""What a checkpoint holds of a trainer, and how a trainer takes it over."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pcl.training.trainer import Trainer
+
+
+def _composition(trainer: "Trainer") -> dict[str, Any]:
+    """What must be the same in a run that goes on from a checkpoint."""
+    return {
+        "setting": trainer.model.setting,
+        "backbone": {name: list(value.shape) for name, value in trainer.model.backbone.state_dict().items()},
+        "optimizer": type(trainer.optimizer).__name__,
+        "weighting": type(trainer.weighting).__name__,
+        "memory per class": None if trainer.memory is None else trainer.memory.per_class,
+        "edit": None if trainer.edit is None else type(trainer.edit).__name__,
+        "gradients_over": trainer.gradients_over,
+        "streams": {task: list(trainer.streams[task].classes) for task in sorted(trainer.streams)},
+    }
+
+
+def trainer_state(trainer: "Trainer") -> dict[str, Any]:
+    """See :meth:`pcl.Trainer.state_dict`."""
+    return {
+        "composition": _composition(trainer),
+        "tasks": [[task, list(classes)] for task, classes in trainer.model.task_classes.items()],
+        "model": trainer.model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "weighting": trainer.weighting.state_dict(),
+        "memory": None if trainer.memory is None else trainer.memory.state_dict(),
+        "streams": {task: stream.state_dict() for task, stream in trainer.streams.items()},
+        "step_count": trainer.step_count,
+        "history": list(trainer.history),
+        "ended_at": dict(trainer.ended_at),
+        "at_end": dict(trainer.at_end),
+        "last_trained": dict(trainer._last_trained),
+        "like": trainer._like,
+        "retrieval": trainer._retrieval.get_state(),
+        "storage": trainer._storage.get_state(),
+        "global generators": trainer._global_generators(),
+    }
+
+
+def restore_trainer(trainer: "Trainer", state: dict[str, Any]) -> None:
+    """See :meth:`pcl.Trainer.load_state_dict`."""
+    if set(state) != set(trainer_state(trainer)):
+        raise ValueError(f"resume: expected what Trainer.state_dict gives, got a dict of {sorted(state)[:6]}")
+    if trainer.step_count or trainer.model.tasks:
+        raise ValueError("resume: this trainer has trained already; load into a new one")
+    mine, saved = _composition(trainer), state["composition"]
+    for what, value in mine.items():
+        if value != saved[what]:
+            raise ValueError(f"resume: another {what}: the checkpoint has {saved[what]}, this trainer {value}")
+    trainer.weighting.load_state_dict(state["weighting"])
+    trainer.streams = {task: trainer.streams[task] for task in state["streams"]}  # their order is the order of draws
+    for task, stream in trainer.streams.items():
+        stream.load_state_dict(state["streams"][task])
+    if trainer.memory is not None:
+        trainer.memory.load_state_dict(state["memory"], trainer._parameter_facts()[1])
+    for task, classes in state["tasks"]:
+        new = trainer.model.add_task(task, classes)
+        if new:
+            trainer.optimizer.add_param_group({"params": new})
+    trainer.model.load_state_dict(state["model"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.step_count, trainer.history = state["step_count"], list(state["history"])
+    trainer.ended_at, trainer.at_end = dict(state["ended_at"]), dict(state["at_end"])
+    trainer._last_trained, trainer._like = dict(state["last_trained"]), state["like"]
+    trainer._retrieval.set_state(state["retrieval"])
+    trainer._storage.set_state(state["storage"])
+    trainer._set_global_generators(state["global generators"])
