@@ -326,16 +326,25 @@ struct Core {
     // A multiplier of N that is zero up to rounding could be a little negative. Entering would then gain at most
     // |w_i| times the way until a variable blocks, and at most |w_i|/q_i since the objective (1 - t)/t is convex.
     // For equal gradients that is nothing; for opposite ones with tiny q_i (huge norms, small σ), which would
-    // carry huge x_i, it may be everything.
+    // carry huge x_i, it may be everything. The same goes for a direction within S along which C is zero: the column
+    // of T of any variable with a part in it points there, since 1/ridge is what A_SS⁻¹ makes of it.
     bool gain_in_doubt(double scale) const {
         const double eps = std::numeric_limits<double>::epsilon(), noise = eps * scale;
         if (!set.rank1 || set.eps > eps || 1.0 - t <= eps) return false;
         for (int i = 0; i < k; ++i) {
-            if (!at(a.bound, i) || at(a.v, i) >= noise) continue;
             double way;
-            first_to_leave(i, way);
-            const double loss = std::fmin(at(a.v, i), 0.0) - noise;
-            if (-loss * std::fmin(way, 1.0 / at(a.q, i)) > 5 * noise) return true;
+            if (at(a.bound, i) && at(a.v, i) < noise) {
+                first_to_leave(i, way);
+                const double loss = std::fmin(at(a.v, i), 0.0) - noise;
+                if (-loss * std::fmin(way, 1.0 / at(a.q, i)) > 5 * noise) return true;
+            }
+            const double inverse = at(a.free, i) ? -at(row(a.T, i), i) : 0.0;
+            if (inverse * ridge > 1e-3) {
+                V qn = {};
+                for (int j = 0; j < nv(); ++j) qn += a.free[j] ? a.q[j] * row(a.T, i)[j] : V{};
+                first_to_leave(i, way);
+                if (std::fmin(way, 1.0 / std::fabs(sum(qn))) * inverse > 5) return true;
+            }
         }
         return false;
     }
