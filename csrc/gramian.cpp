@@ -274,19 +274,16 @@ void gramian(const Gradients& g, double* gram, int threads) {
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include "operands.hpp"
 
 PCL_EVERY_ISA(void gramian(const Gradients& g, double* gram, int threads);)
 
 namespace pcl {
 
 void register_gramian(pybind11::module_& m) {
-    m.def("gramian", [](int tasks, std::vector<std::uintptr_t> address, const std::vector<std::int64_t>& size,
-                        std::vector<int> dtype, std::uintptr_t gram, int threads) {
-        const Gradients g(tasks, std::move(address), size, std::move(dtype));
+    m.def("gramian", [](const Operands& operands, std::uintptr_t gram, int threads) {
         pybind11::gil_scoped_release release;
-        PCL_BEST(gramian)(g, reinterpret_cast<double*>(gram), threads);
+        PCL_BEST(gramian)(operands.gradients, reinterpret_cast<double*>(gram), operands.threads(threads));
     });
 }
 
