@@ -1,4 +1,8 @@
-"""What a call costs beyond its kernel: the whole Python call less the compiled function on operands read before.
+"""What a call costs beyond its kernel, and whether our threads and torch's stand in each other's way.
+
+The first is the whole Python call less the compiled function on operands read before. For the second a step takes
+turns between gramian and a product of matrices, each on all threads: threads of two pools would spin against each
+other.
 
 Run `python -m bench.overhead`.
 """
@@ -37,12 +41,29 @@ def measure(tasks: int, parameters: int) -> list[object]:
     return [tasks, parameters, tasks * parameters, *(seconds * 1e6 for seconds in beyond)]
 
 
+def taking_turns(tasks: int, elements: int) -> list[object]:
+    grads = list(torch.randn(tasks, elements))
+    a, b = torch.randn(2, 700, 700)
+
+    def both() -> None:
+        gramian(grads)
+        torch.matmul(a, b)
+
+    t = medians({"gramian": lambda: gramian(grads), "matmul": lambda: torch.matmul(a, b), "both": both})
+    return [tasks, *(s * 1e3 for s in t.values()), t["both"] / (t["gramian"] + t["matmul"])]
+
+
 def main() -> None:
-    """Flat gradients, and lists of six tensors."""
+    """Flat gradients, and lists of six tensors; then both thread pools at work."""
     with threads(1):
         rows = [measure(k, p) for k, p in ((2, 1), (5, 1), (10, 1), (20, 1), (40, 1), (5, 6), (20, 6))]
     columns = ["tasks", "parameters", "tensors", "gramian", "combine into out", "combine_sgd_"]
     table("a call beyond its kernel, 1 thread, µs", columns, rows)
+    with threads(2):
+        rows = [taking_turns(k, 200_000) for k in (5, 20)]
+    table(
+        "gramian and torch's matmul in turns, 2 threads, ms", ["tasks", "gramian", "matmul", "both", "both ÷ sum"], rows
+    )
 
 
 if __name__ == "__main__":
