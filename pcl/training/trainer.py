@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pcl.gradients.result import TaskGradients
-from pcl.gradients.task_gradients import Workspace, task_gradients
+from pcl.gradients.task_gradients import task_gradients
+from pcl.gradients.workspace import Workspace
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
 from pcl.memory.gradient_edit import GradientEdit
 from pcl.metrics import average_accuracy, forgetting
@@ -339,7 +340,7 @@ class Trainer:
             inputs[MEMORY] = recalled.x
             losses[MEMORY] = lambda f: model.mixed_feature_losses(f, recalled.y, recalled.task, recalled.names).mean()
         return task_gradients(
-            losses, *self._parameters(), model=model.backbone, inputs=inputs, workspace=self._workspace
+            losses, *self._parameters(), model=model.backbone, inputs=inputs, root=model, workspace=self._workspace
         )
 
     def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
