@@ -7,7 +7,10 @@ from torch import Tensor
 
 from pcl.gradients.rows import Rows
 
-Saved = tuple[Tensor | None, ...]
+ALL = slice(None)
+
+Saved = tuple[Any, ...]
+"""Tensors that backward needs, or None."""
 
 Small = dict[str, list[Tensor]]
 """Name of a parameter: its gradient for every block of rows."""
