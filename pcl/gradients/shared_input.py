@@ -92,7 +92,8 @@ class _Run:
         for loss_of in losses.values():
             leaf = self._out.detach().requires_grad_()
             loss = loss_of(leaf)
-            delta, *rest = torch.autograd.grad(loss, [leaf, *shared, *own], allow_unused=True)
+            delta, *found = torch.autograd.grad(loss, [leaf, *shared, *own], allow_unused=True)
+            rest: Gradient = list(found)
             self.losses.append(loss.detach())
             self.deltas.append(delta)
             self.beside.append(rest[: len(shared)])
