@@ -86,9 +86,8 @@ class GramianOnly(_Collector):
         if ghost_is_cheaper(uses, self.tasks) and not self.idle:
             self._gram = self._gram + ghost_gramian(uses[0])
             return
-        axis = 0 if uses[0].rule.axis > 0 or uses[0].rule is LINEAR else -1  # of the weight, where its channels are
-        channels = parameter.shape[axis]
-        step = self._channels_at_once(parameter, uses[0], channels)
+        axis, channels = uses[0].rule.axis, parameter.shape[uses[0].rule.axis]
+        step = self._channels_at_once(parameter, uses, channels)
         for start in range(0, channels, step):
             part = slice(start, min(start + step, channels))
             shape = list(parameter.shape)
@@ -96,10 +95,11 @@ class GramianOnly(_Collector):
             buffer = partial(parameter.new_empty, (self.tasks, *shape))
             self._gram = self._gram + gramian([[g] for g in split(uses, self.tasks, self.idle, buffer, part)])
 
-    def _channels_at_once(self, parameter: Tensor, use: Use, channels: int) -> int:
+    def _channels_at_once(self, parameter: Tensor, uses: Sequence[Use], channels: int) -> int:
         """So many that k gradients take no more memory than the weight or, where parts are dear, its input."""
-        if getattr(use.layer, "groups", 1) > 1:
-            return channels
+        use, axes = uses[0], {use.rule.axis for use in uses}
+        if len(axes) > 1 or getattr(use.layer, "groups", 1) > 1:
+            return channels  # such a weight has no parts
         room = parameter.nbytes if use.rule is LINEAR else max(parameter.nbytes, use.a.nbytes)
         return max(1, min(channels, room * channels // (self.tasks * parameter.nbytes)))
 
