@@ -1,55 +1,71 @@
-"""One gradient per task, by one backward pass per task."""
+"""One gradient per task: the entry, and the choice of a strategy."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 
-Gradient = list[Tensor | None]
-"""One tensor per parameter, in the parameter's own layout; None where the loss does not depend on it."""
+from pcl.gradients.loop import loop
+from pcl.gradients.result import TaskGradients
+
+Strategy = Literal["auto", "loop"]
 
 
-@dataclass(frozen=True)
-class TaskGradients:
-    """What :func:`task_gradients` found.
+class Workspace:
+    """What is kept from one call of :func:`task_gradients` to the next: buffers, and what was found out before.
 
-    Attributes:
-        tasks: the k tasks, in the order of everything below.
-        losses: ``(k,)``, detached.
-        shared: k gradients with respect to the parameters on which the tasks may conflict.
-        own: the gradient of the sum of all losses with respect to the remaining parameters (heads).
+    One workspace serves one training loop.
     """
-
-    tasks: tuple[str, ...]
-    losses: Tensor
-    shared: list[Gradient]
-    own: Gradient
 
 
 def task_gradients(
-    losses: Mapping[str, Callable[[], Tensor]], shared: Sequence[Tensor], own: Sequence[Tensor]
+    losses: Mapping[str, Callable[..., Tensor]],
+    shared: Sequence[Tensor],
+    own: Sequence[Tensor] = (),
+    *,
+    model: Callable[[Any], Any] | None = None,
+    inputs: Mapping[str, Any] | None = None,
+    strategy: Strategy = "auto",
+    workspace: Workspace | None = None,
 ) -> TaskGradients:
     """g_i = d loss_i / d shared for every task i, and sum_i d loss_i / d own.
 
-    Every task's graph is built, used and freed before the next one, so that memory does not grow with the
-    number of tasks beyond their gradients.
+    Two forms::
+
+        task_gradients({"a": lambda: loss_a(model(x_a)), ...}, shared, own)
+        task_gradients({"a": loss_a, ...}, shared, own, model=model, inputs={"a": x_a, ...})
+
+    The first takes any model. The second says what the tasks have in common, which lets other strategies than the
+    loop do the work once: loss_a gets ``model(x_a)``.
 
     Args:
-        losses: for each task a function that runs its forward pass and returns its scalar loss.
+        losses: for each task a function that returns its scalar loss: of nothing, or of the model's output.
         shared: parameters whose task gradients are kept apart.
         own: parameters whose task gradients are summed.
+        model, inputs: the model that all tasks run, and for each task its input.
+        strategy: "auto" or "loop".
+        workspace: kept between calls, see :class:`Workspace`.
+
+    Raises:
+        ValueError: for no task, an unknown strategy, a model without inputs, or inputs of other tasks than the
+            losses.
     """
-    values: list[Tensor] = []
-    kept: list[Gradient] = []
-    total: Gradient = [None] * len(own)
-    for loss_of in losses.values():
-        loss = loss_of()
-        found = torch.autograd.grad(loss, [*shared, *own], allow_unused=True)
-        values.append(loss.detach())
-        kept.append(list(found[: len(shared)]))
-        for j, gradient in enumerate(found[len(shared) :]):
-            if gradient is not None:
-                so_far = total[j]
-                total[j] = gradient if so_far is None else so_far + gradient
-    return TaskGradients(tuple(losses), torch.stack(values), kept, total)
+    if strategy not in get_args(Strategy):
+        raise ValueError(f"strategy: expected one of {', '.join(get_args(Strategy))}; got {strategy!r}")
+    if not losses:
+        raise ValueError("task_gradients: expected the loss of at least one task; got none")
+    if (model is None) != (inputs is None):
+        raise ValueError("task_gradients: model and inputs go together; pass both, or losses of no argument")
+    if model is None or inputs is None:
+        return loop(losses, shared, own)
+    if list(inputs) != list(losses):
+        raise ValueError(
+            f"task_gradients: inputs and losses must have the same tasks in the same order; got {list(inputs)} "
+            f"and {list(losses)}"
+        )
+    return loop({task: partial(_run, model, inputs[task], loss_of) for task, loss_of in losses.items()}, shared, own)
+
+
+def _run(model: Callable[[Any], Any], x: Any, loss_of: Callable[[Any], Tensor]) -> Tensor:
+    return loss_of(model(x))
