@@ -18,17 +18,24 @@ from pcl.streams.timeline import Timeline
 from pcl.training.checkpoint import load_checkpoint, save_checkpoint
 from pcl.training.trainer import StepResult, Trainer
 from pcl.weighting.base import Weighting
+from pcl.weighting.dwa import DWA
 from pcl.weighting.emgd import EMGD
+from pcl.weighting.famo import FAMO
 from pcl.weighting.fixed import Mean, Sum
 from pcl.weighting.mgda import MGDA
+from pcl.weighting.rlw import RLW
+from pcl.weighting.uncertainty import Uncertainty
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DWA",
     "EMGD",
+    "FAMO",
     "MEMORY",
     "MGDA",
     "MLP",
+    "RLW",
     "Batches",
     "ClassMemory",
     "ContinualModel",
@@ -44,6 +51,7 @@ __all__ = [
     "TaskGradients",
     "Timeline",
     "Trainer",
+    "Uncertainty",
     "Weighting",
     "Workspace",
     "average_accuracy",
