@@ -16,7 +16,8 @@ from pcl.streams.scenario import Scenario
 from pcl.streams.stream import MEMORY, Stream
 from pcl.streams.timeline import Timeline
 from pcl.training.checkpoint import load_checkpoint, save_checkpoint
-from pcl.training.trainer import StepResult, Trainer
+from pcl.training.step_result import StepResult
+from pcl.training.trainer import Trainer
 from pcl.weighting.base import Weighting
 from pcl.weighting.dwa import DWA
 from pcl.weighting.emgd import EMGD

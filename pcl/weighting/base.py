@@ -1,7 +1,7 @@
 """What a weighting is."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -47,6 +47,7 @@ class Weighting(Protocol):
         ...
 
 
+@runtime_checkable
 class LooksBack(Protocol):
     """What a weighting has that learns from the losses after the update, at the price of one more forward pass."""
 

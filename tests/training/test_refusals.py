@@ -1,5 +1,6 @@
 """What the loop refuses, and that a refusal leaves everything as it was."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,22 @@ import torch
 from torch import Tensor, nn
 from training_cases import blobs, everything, same, stream, trainer
 
-from pcl import MLP, ClassMemory, ContinualModel, GradientEdit, Stream, Sum, Trainer
+from pcl import (
+    DWA,
+    EMGD,
+    FAMO,
+    MGDA,
+    MLP,
+    RLW,
+    ClassMemory,
+    ContinualModel,
+    GradientEdit,
+    Mean,
+    Stream,
+    Sum,
+    Trainer,
+    Weighting,
+)
 
 X, Y = torch.rand(4, 6), torch.tensor([5, 6, 5, 6])
 BAD_BATCHES: dict[str, tuple[Any, type[Exception], str]] = {
@@ -57,16 +73,30 @@ class Explosive(nn.Module):
         return out + torch.sqrt(out.abs() * 0) if self.mode == "gradient" else out
 
 
+WHO = {"loss": "loss of task 'b' is", "gradient": "norm of task 'b' is"}
+ALL = {**WHO, "gradient": "combined gradient of tasks b, MEMORY"}
+
+
+@pytest.mark.parametrize(
+    ("weighting", "messages"),
+    [(EMGD("gmc"), WHO), (MGDA(), WHO), (Mean(), ALL), (DWA(period=1), ALL), (FAMO(), ALL), (RLW(), ALL)],
+    ids=lambda value: type(value).__name__,
+)
 @pytest.mark.parametrize("mode", ["loss", "gradient"])
-def test_losses_and_gradients_that_are_not_finite_change_nothing(mode: str) -> None:
+def test_losses_and_gradients_that_are_not_finite_change_nothing(
+    mode: str, weighting: Weighting, messages: dict[str, str]
+) -> None:
     backbone = Explosive()
-    t = Trainer(ContinualModel(backbone, 8), optimizer=lambda p: torch.optim.Adam(p), memory=ClassMemory(2))
+    model = ContinualModel(backbone, 8)
+    t = Trainer(
+        model, optimizer=lambda p: torch.optim.Adam(p), memory=ClassMemory(2), weighting=copy.deepcopy(weighting)
+    )
     t.add(stream("a", [0, 1], 8))
     t.add(stream("b", [2, 3], 80))
     t.fit(steps=3)
     before = everything(t)
     backbone.mode = mode
-    with pytest.raises(FloatingPointError, match="of task 'b' is"):
+    with pytest.raises(FloatingPointError, match=messages[mode]):
         t.step()
     assert same(before, everything(t))
     backbone.mode = ""

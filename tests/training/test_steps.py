@@ -154,11 +154,13 @@ def test_a_finished_tasks_head_rests_without_memory() -> None:
 
 
 def test_all_parameters_can_be_weighted() -> None:
-    t = trainer(stream("a", [0, 1]), stream("b", [2, 3]), gradients_over="all")
-    backbone_only = trainer(stream("a", [0, 1]), stream("b", [2, 3]))
+    t = trainer(stream("a", [0, 1]), stream("b", [2, 3]), gradients_over="all", gramian="always")
+    backbone_only = trainer(stream("a", [0, 1]), stream("b", [2, 3]), gramian="always")
     over_all, over_backbone = t.step(), backbone_only.step()
     assert over_all is not None
+    assert over_all.gram is not None
     assert over_backbone is not None
+    assert over_backbone.gram is not None
     assert (over_all.gram.diagonal() > over_backbone.gram.diagonal()).all()
     assert torch.allclose(over_all.gram[0, 1], over_backbone.gram[0, 1])  # heads of two tasks never meet
 
