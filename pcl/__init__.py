@@ -5,7 +5,8 @@ This file is the table of contents: every public name, and nothing else.
 
 from pcl.data.batches import Batches
 from pcl.gradients.result import TaskGradients
-from pcl.gradients.task_gradients import Workspace, task_gradients
+from pcl.gradients.task_gradients import task_gradients
+from pcl.gradients.workspace import Workspace
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
 from pcl.memory.gradient_edit import GradientEdit
 from pcl.metrics import average_accuracy, forgetting

@@ -1,31 +1,31 @@
 """One gradient per task: the entry, and the choice of a strategy."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from pcl.gradients.coverage import closures, snapshot, why_not
 from pcl.gradients.loop import loop
+from pcl.gradients.one_pass import LowMemoryGradients, OnePass, SegmentGradients
 from pcl.gradients.result import TaskGradients
+from pcl.gradients.tape import Uncovered
+from pcl.gradients.workspace import Workspace
+from pcl.notices import say_once
 
-Strategy = Literal["auto", "loop"]
+Strategy = Literal["auto", "loop", "segment", "lowmem"]
 
-
-class Workspace:
-    """What is kept from one call of :func:`task_gradients` to the next: buffers, and what was found out before.
-
-    One workspace serves one training loop.
-    """
+Loss = Callable[..., Tensor]
 
 
 def task_gradients(
-    losses: Mapping[str, Callable[..., Tensor]],
+    losses: Mapping[str, Loss],
     shared: Sequence[Tensor],
     own: Sequence[Tensor] = (),
     *,
     model: Callable[[Any], Any] | None = None,
     inputs: Mapping[str, Any] | None = None,
+    root: nn.Module | None = None,
     strategy: Strategy = "auto",
     workspace: Workspace | None = None,
 ) -> TaskGradients:
@@ -36,16 +36,29 @@ def task_gradients(
         task_gradients({"a": lambda: loss_a(model(x_a)), ...}, shared, own)
         task_gradients({"a": loss_a, ...}, shared, own, model=model, inputs={"a": x_a, ...})
 
-    The first takes any model. The second says what the tasks have in common, which lets other strategies than the
-    loop do the work once: loss_a gets ``model(x_a)``.
+    The first takes any model. The second says what the tasks have in common: loss_a gets ``model(x_a)``. Then the model
+    can run once for all tasks, and these strategies can be chosen, which give the same numbers up to rounding:
+
+    - "loop": one forward and backward pass per task.
+    - "segment": one for all tasks; the gradient of every layer is split by task. Linear, convolutions, Embedding,
+      LayerNorm, GroupNorm and BatchNorm, which normalises every task by its own batch, may own shared parameters.
+    - "lowmem": the same without ever storing k gradients; the direction takes one more backward pass.
+    - "auto": "segment" where there are several tasks and the model is covered, else "loop".
+
+    Whether a model is covered is found out by running its first two tasks both ways, once per workspace. A model that
+    is not runs in the loop, and a warning says once why: layers of other types with shared parameters, dropout (whose
+    random numbers depend on the batches), samples that meet across rows, an output that is not one tensor with a row
+    for every row of the input.
 
     Args:
         losses: for each task a function that returns its scalar loss: of nothing, or of the model's output.
         shared: parameters whose task gradients are kept apart.
         own: parameters whose task gradients are summed.
         model, inputs: the model that all tasks run, and for each task its input.
-        strategy: "auto" or "loop".
-        workspace: kept between calls, see :class:`Workspace`.
+        root: the module that contains all layers with shared parameters, if the losses use some too; default the
+            model.
+        strategy: see above.
+        workspace: kept between calls, see :class:`Workspace`; without one, everything is found out and allocated anew.
 
     Raises:
         ValueError: for no task, an unknown strategy, a model without inputs, or inputs of other tasks than the
@@ -64,8 +77,20 @@ def task_gradients(
             f"task_gradients: inputs and losses must have the same tasks in the same order; got {list(inputs)} "
             f"and {list(losses)}"
         )
-    return loop({task: partial(_run, model, inputs[task], loss_of) for task, loss_of in losses.items()}, shared, own)
-
-
-def _run(model: Callable[[Any], Any], x: Any, loss_of: Callable[[Any], Tensor]) -> Tensor:
-    return loss_of(model(x))
+    if strategy == "loop" or len(losses) == 1:
+        return loop(closures(model, inputs, losses), shared, own)
+    workspace = Workspace() if workspace is None else workspace
+    root = model if root is None and isinstance(model, nn.Module) else root
+    why = why_not(losses, shared, own, model, inputs, root, workspace)
+    if not why and root is not None:
+        restore = snapshot(root)
+        try:
+            run = OnePass(losses, shared, own, model, inputs, root)
+            if strategy == "lowmem":
+                return LowMemoryGradients(tuple(losses), run, shared)
+            return SegmentGradients(tuple(losses), run, shared, workspace)
+        except Uncovered as reason:
+            why = str(reason)
+            restore()
+    say_once(f"task gradients take one backward pass per task: {why}")
+    return loop(closures(model, inputs, losses), shared, own)

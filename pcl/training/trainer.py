@@ -11,7 +11,8 @@ from pcl.gradients.accumulated import accumulated
 from pcl.gradients.clip import clipped
 from pcl.gradients.result import TaskGradients
 from pcl.gradients.summed import SummedLoss
-from pcl.gradients.task_gradients import Strategy, Workspace, task_gradients
+from pcl.gradients.task_gradients import Strategy, task_gradients
+from pcl.gradients.workspace import Workspace
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
 from pcl.memory.gradient_edit import GradientEdit
 from pcl.metrics import average_accuracy, forgetting
@@ -24,7 +25,7 @@ from pcl.training.checks import check_weight_shape, refuse_silence
 from pcl.training.evaluation import accuracy
 from pcl.training.guard import Guard, guard_for
 from pcl.training.intake import fault_table, read_batches
-from pcl.training.losses import Pass, Precision, StepLosses
+from pcl.training.losses import Pass, Precision, StepLosses, in_precision
 from pcl.training.snapshot import Snapshot
 from pcl.training.state import restore_trainer, trainer_state
 from pcl.training.step_data import StepData
@@ -220,7 +221,7 @@ class Trainer:
     def _descend(self, data: StepData) -> Descent:
         """From batches to updated parameters."""
         shared, others = self._parameters()
-        losses = StepLosses(self.model, data, self.precision)
+        losses = StepLosses(self.model, data)
         found = self._gradients(losses.passes, shared, others)  # g_i of every task i
         gram = found.gramian() if self._wants_gramian and isinstance(found, TaskGradients) else None  # <g_i, g_j>
         self._guard.check_gradients(found.tasks, found.losses, gram)
@@ -305,6 +306,8 @@ class Trainer:
             for task, stream in self.streams.items()
             if stream.ended and task in self.model.tasks and task not in self.ended_at
         ]
+        if ended:
+            self._guard.look(wait=True)
         for task in ended:
             self.ended_at[task] = self._last_trained[task]
             self.weighting.forget(task)
@@ -331,17 +334,18 @@ class Trainer:
     def _gradients(
         self, passes: Sequence[Pass], shared: Sequence[Tensor], others: Sequence[Tensor]
     ) -> TaskGradients | SummedLoss:
-        if not self._wants_gramian and len(passes) == 1:
-            now = passes[0]
-            return SummedLoss(now.losses, shared, others, model=now.model, inputs=now.inputs)
-        found = (
-            task_gradients(
-                now.losses, shared, others, model=now.model, inputs=now.inputs,
-                strategy=self.strategy, workspace=self._workspace,
-            )
-            for now in passes
-        )  # fmt: skip
-        return next(found) if len(passes) == 1 else accumulated(found)
+        model = self.model.backbone
+        with in_precision(self.precision, self.device):
+            if not self._wants_gramian and len(passes) == 1:
+                return SummedLoss(passes[0].losses, shared, others, model=model, inputs=passes[0].inputs)
+            found = (
+                task_gradients(
+                    now.losses, shared, others, model=model, inputs=now.inputs, root=self.model,
+                    strategy=self.strategy, workspace=self._workspace,
+                )
+                for now in passes
+            )  # fmt: skip
+            return next(found) if len(passes) == 1 else accumulated(found)
 
     def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """(those on which tasks may conflict, the others); frozen ones are in neither."""
@@ -354,7 +358,8 @@ class Trainer:
         if isinstance(self.weighting, LooksBack):
             after = Snapshot(self)
             before.restore_layers()
-            losses = StepLosses(self.model, data, self.precision).values()
+            with in_precision(self.precision, self.device):
+                losses = StepLosses(self.model, data).values()
             after.restore_layers()
             self.weighting.after_update(losses, data.tasks)
 

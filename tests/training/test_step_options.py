@@ -204,9 +204,13 @@ def test_the_gradient_is_shortened_as_a_whole(weighting: str, gradients_over: st
 # ---- precision
 
 
-def test_bf16_is_the_loop_under_autocast() -> None:
-    """Against the gradients written out: the forward passes under autocast, everything else in float32."""
-    t = trainer(stream("a", [0, 1]), stream("b", [2, 3]), weighting=MGDA(), precision="bf16")
+@pytest.mark.parametrize(("strategy", "tolerance"), [("loop", 1e-6), ("auto", 2**-6), ("lowmem", 2**-6)])
+def test_bf16_is_the_loop_under_autocast(strategy: str, tolerance: float) -> None:
+    """Against the gradients written out: the forward passes under autocast, everything else in float32.
+
+    The loop rounds every gradient to bfloat16 on its way, 2^-9 each; the other strategies need not.
+    """
+    t = trainer(stream("a", [0, 1]), stream("b", [2, 3]), weighting=MGDA(), precision="bf16", strategy=strategy)
     model = copy.deepcopy(t.model)
     batches = {task: s.peek() for task, s in t.streams.items()}
     rows = []
@@ -223,8 +227,9 @@ def test_bf16_is_the_loop_under_autocast() -> None:
     result = t.step()
     assert result is not None
     assert result.gram is not None
-    expected = torch.stack(rows).double()
-    assert torch.allclose(result.gram, expected @ expected.T, rtol=1e-6)
+    expected = torch.stack(rows).double() @ torch.stack(rows).double().T
+    scale = float(expected.diagonal().min())
+    assert torch.allclose(result.gram, expected, rtol=tolerance, atol=tolerance * scale)
     assert all(p.dtype == torch.float32 for p in t.model.parameters())
     full = trainer(stream("a", [0, 1]), stream("b", [2, 3]), weighting=MGDA()).step()
     assert full is not None
@@ -315,7 +320,7 @@ def test_parameters_that_some_tasks_do_not_touch(weighting: str) -> None:
         ({"clip": 0.0}, "clip, a norm, above 0"),
         ({"precision": "fp8"}, "precision 'full' or 'bf16'"),
         ({"gramian": "never"}, "gramian 'needed' or 'always'"),
-        ({"strategy": "guess"}, "strategy 'auto' or 'loop'"),
+        ({"strategy": "guess"}, "strategy 'auto' or"),
     ],
 )
 def test_unknown_options_are_refused(arguments: dict[str, Any], message: str) -> None:
