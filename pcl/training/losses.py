@@ -1,6 +1,6 @@
 """The losses of a step, pass by pass, as the task-gradient engine wants them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,6 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pcl.gradients.accumulated import accumulated
+from pcl.gradients.result import TaskGradients
+from pcl.gradients.summed import SummedLoss
+from pcl.gradients.task_gradients import Strategy, task_gradients
+from pcl.gradients.workspace import Workspace
 from pcl.models.continual import ContinualModel
 from pcl.streams.stream import MEMORY
 from pcl.training.step_data import StepData
@@ -56,6 +61,35 @@ class StepLosses:
             for now, (x, y, task) in zip(self.passes, zip(*parts, strict=True), strict=False):
                 now.inputs[MEMORY] = x
                 now.losses[MEMORY] = self._memory_share(y, task, recalled.names, len(y) / len(recalled.y))
+
+    def gradients(
+        self,
+        shared: Sequence[Tensor],
+        own: Sequence[Tensor],
+        *,
+        gramian: bool,
+        strategy: Strategy,
+        workspace: Workspace,
+    ) -> TaskGradients | SummedLoss:
+        """What the engine finds for these losses.
+
+        Args:
+            shared: parameters on which the tasks may conflict.
+            own: those that follow the sum of all losses.
+            gramian: whether the Gramian will be asked for; else, and with one pass, a single backward pass does.
+            strategy, workspace: see :func:`pcl.task_gradients`.
+        """
+        model = self._model.backbone
+        if not gramian and len(self.passes) == 1:
+            return SummedLoss(self.passes[0].losses, shared, own, model=model, inputs=self.passes[0].inputs)
+        found = (
+            task_gradients(
+                now.losses, shared, own, model=model, inputs=now.inputs, root=self._model,
+                strategy=strategy, workspace=workspace,
+            )
+            for now in self.passes
+        )  # fmt: skip
+        return next(found) if len(self.passes) == 1 else accumulated(found)
 
     @torch.no_grad()
     def values(self) -> Tensor:

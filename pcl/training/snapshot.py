@@ -38,6 +38,8 @@ class Snapshot:
         self._trainer._retrieval.set_state(self._retrieval)
         self._trainer.weighting.load_state_dict(self._weighting)
         self._undo_optimizer()
+        if self._trainer._graph is not None:
+            self._trainer._graph.drop()
 
     def restore_layers(self) -> None:
         """Put back what a forward pass changes: statistics, and the generators that dropout draws from."""

@@ -7,11 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pcl.gradients.accumulated import accumulated
 from pcl.gradients.clip import clipped
 from pcl.gradients.result import TaskGradients
-from pcl.gradients.summed import SummedLoss
-from pcl.gradients.task_gradients import Strategy, task_gradients
+from pcl.gradients.task_gradients import Strategy
 from pcl.gradients.workspace import Workspace
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
 from pcl.memory.gradient_edit import GradientEdit
@@ -22,10 +20,11 @@ from pcl.streams.stream import Batch, Stream
 from pcl.training.arguments import check_arguments, check_model, check_trainable
 from pcl.training.callbacks import Callbacks
 from pcl.training.checks import check_weight_shape, refuse_silence
+from pcl.training.cuda_graph import GraphedStep, check_capturable
 from pcl.training.evaluation import accuracy
 from pcl.training.guard import Guard, guard_for
 from pcl.training.intake import fault_table, read_batches
-from pcl.training.losses import Pass, Precision, StepLosses, in_precision
+from pcl.training.losses import Precision, StepLosses, in_precision
 from pcl.training.snapshot import Snapshot
 from pcl.training.state import restore_trainer, trainer_state
 from pcl.training.step_data import StepData
@@ -63,6 +62,8 @@ class Trainer:
             same as one batch of that size.
         clip: a norm. The gradient that the optimizer sees, the direction and that of the heads together, is shortened
             to it where it is longer.
+        cuda_graph: capture steps on a GPU and replay them; see :class:`pcl.training.cuda_graph.GraphedStep`. The edit
+            and evaluations stay outside of the graph.
         seed: of what is stored and retrieved; the same seed gives the same bits.
         callbacks: objects with any of the methods listed in :mod:`pcl.training.callbacks`.
         evaluate_every: measure accuracy every so many steps too, not only when a task ends.
@@ -73,7 +74,7 @@ class Trainer:
     Raises:
         TypeError: for a model of another type.
         ValueError: for an edit without memory, a backbone with nothing to train, an unknown name, or a count or norm
-            out of range.
+            out of range, or a ``cuda_graph`` of what cannot be captured.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Trainer:
         precision: Precision = "full",
         accumulate: int = 1,
         clip: float | None = None,
+        cuda_graph: bool = False,
         seed: int = 0,
         callbacks: Sequence[object] = (),
         evaluate_every: int | None = None,
@@ -122,6 +124,10 @@ class Trainer:
         self._storage = generator(seed, "memory", "storage")
         self._workspace = Workspace()
         self._guard: Guard = guard_for(self.device)
+        self._graph: GraphedStep | None = None
+        if cuda_graph:
+            check_capturable(self)
+            self._graph = GraphedStep(self)
         self._callbacks = Callbacks(callbacks)
 
     def use(self, *callbacks: object) -> None:
@@ -204,7 +210,7 @@ class Trainer:
             return None
         with Snapshot(self) as before:  # if anything in it raises, nothing has changed
             data = self._recall(batches, faults)
-            descent = self._descend(data)
+            descent = self._descend(data) if self._graph is None else self._graph(data)
         self._guard.expect(self.step_count, data.tasks, descent.flags, before.restore)
         self._look_back(data, before)
         self._discard(batches)
@@ -221,9 +227,12 @@ class Trainer:
     def _descend(self, data: StepData) -> Descent:
         """From batches to updated parameters."""
         shared, others = self._parameters()
-        losses = StepLosses(self.model, data)
-        found = self._gradients(losses.passes, shared, others)  # g_i of every task i
-        gram = found.gramian() if self._wants_gramian and isinstance(found, TaskGradients) else None  # <g_i, g_j>
+        wanted = self.weighting.needs == "gram" or self.gramian == "always"
+        with in_precision(self.precision, self.device):
+            found = StepLosses(self.model, data).gradients(  # g_i of every task i
+                shared, others, gramian=wanted, strategy=self.strategy, workspace=self._workspace
+            )
+        gram = found.gramian() if wanted and isinstance(found, TaskGradients) else None  # <g_i, g_j>
         self._guard.check_gradients(found.tasks, found.losses, gram)
         weights = self.weighting(gram, found.losses, found.tasks)  # type: ignore[arg-type]  # lambda_i
         check_weight_shape(weights, found.tasks)
@@ -326,26 +335,6 @@ class Trainer:
             recalled = self.memory.sample(self.memory_batch * self.accumulate, self._retrieval)
         data = StepData(batches, recalled, self.memory_batch)
         return replace(data, faults=fault_table(faults, data.tasks))
-
-    @property
-    def _wants_gramian(self) -> bool:
-        return self.weighting.needs == "gram" or self.gramian == "always"
-
-    def _gradients(
-        self, passes: Sequence[Pass], shared: Sequence[Tensor], others: Sequence[Tensor]
-    ) -> TaskGradients | SummedLoss:
-        model = self.model.backbone
-        with in_precision(self.precision, self.device):
-            if not self._wants_gramian and len(passes) == 1:
-                return SummedLoss(passes[0].losses, shared, others, model=model, inputs=passes[0].inputs)
-            found = (
-                task_gradients(
-                    now.losses, shared, others, model=model, inputs=now.inputs, root=self.model,
-                    strategy=self.strategy, workspace=self._workspace,
-                )
-                for now in passes
-            )  # fmt: skip
-            return next(found) if len(passes) == 1 else accumulated(found)
 
     def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """(those on which tasks may conflict, the others); frozen ones are in neither."""
