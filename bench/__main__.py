@@ -6,6 +6,7 @@ from pathlib import Path
 
 import bench.combine
 import bench.gramian
+import bench.overhead
 import bench.simplex_qp
 from bench.common import machine
 
@@ -26,7 +27,7 @@ times, and only within one table. A peer that is not installed is left out. On a
 def main() -> None:
     """Run all and write the page."""
     page = io.StringIO()
-    for module in (bench.simplex_qp, bench.gramian, bench.combine):
+    for module in (bench.simplex_qp, bench.gramian, bench.combine, bench.overhead):
         part = io.StringIO()
         with contextlib.redirect_stdout(part):
             module.main()

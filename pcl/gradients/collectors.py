@@ -1,6 +1,7 @@
 """What becomes of the (a, delta) of every layer: stored gradients, their Gramian alone, or a sum over tasks."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,7 +9,8 @@ from torch import Tensor
 from pcl.gradients.result import Gradient
 from pcl.gradients.rows import Rows
 from pcl.gradients.rules.linear import LINEAR
-from pcl.gradients.splitting import ALL, ghost_gramian, ghost_is_cheaper, split, weighted
+from pcl.gradients.rules.rule import ALL
+from pcl.gradients.splitting import ghost_gramian, ghost_is_cheaper, split, weighted
 from pcl.gradients.tape import Use
 from pcl.gradients.workspace import Workspace
 from pcl_kernels import combine, gramian
@@ -54,7 +56,10 @@ class Store(_Collector):
             self._ghosts[id(parameter)] = use
             self._gram = self._gram + ghost_gramian(use)
         else:
-            self._stored[id(parameter)] = split(uses, self.idle, self._workspace.buffer(parameter, self.tasks))
+            self._stored[id(parameter)] = self._split(parameter, uses)
+
+    def _split(self, parameter: Tensor, uses: Sequence[Use]) -> list[Tensor | None]:
+        return split(uses, self.tasks, self.idle, lambda: self._workspace.buffer(parameter, self.tasks))
 
     @torch.no_grad()
     def combine(self, weights: Tensor, wanted: Sequence[Tensor]) -> Gradient:
@@ -68,8 +73,7 @@ class Store(_Collector):
         """g_1 ... g_k."""
         for parameter in wanted:
             if id(parameter) in self._ghosts:
-                buffer = self._workspace.buffer(parameter, self.tasks)
-                self._stored[id(parameter)] = split([self._ghosts.pop(id(parameter))], self.idle, buffer)
+                self._stored[id(parameter)] = self._split(parameter, [self._ghosts.pop(id(parameter))])
         nothing: list[Tensor | None] = [None] * self.tasks
         return [[self._stored.get(id(p), nothing)[i] for p in wanted] for i in range(self.tasks)]
 
@@ -82,20 +86,20 @@ class GramianOnly(_Collector):
         if ghost_is_cheaper(uses, self.tasks) and not self.idle:
             self._gram = self._gram + ghost_gramian(uses[0])
             return
-        axis = 0 if uses[0].rule.axis > 0 or uses[0].rule is LINEAR else -1  # of the weight, where its channels are
-        channels = parameter.shape[axis]
-        step = self._channels_at_once(parameter, uses[0], channels)
+        axis, channels = uses[0].rule.axis, parameter.shape[uses[0].rule.axis]
+        step = self._channels_at_once(parameter, uses, channels)
         for start in range(0, channels, step):
             part = slice(start, min(start + step, channels))
             shape = list(parameter.shape)
             shape[axis] = part.stop - part.start
-            buffer = parameter.new_empty(self.tasks, *shape)
-            self._gram = self._gram + gramian([[g] for g in split(uses, self.idle, buffer, part)])
+            buffer = partial(parameter.new_empty, (self.tasks, *shape))
+            self._gram = self._gram + gramian([[g] for g in split(uses, self.tasks, self.idle, buffer, part)])
 
-    def _channels_at_once(self, parameter: Tensor, use: Use, channels: int) -> int:
+    def _channels_at_once(self, parameter: Tensor, uses: Sequence[Use], channels: int) -> int:
         """So many that k gradients take no more memory than the weight or, where parts are dear, its input."""
-        if getattr(use.layer, "groups", 1) > 1:
-            return channels
+        use, axes = uses[0], {use.rule.axis for use in uses}
+        if len(axes) > 1 or getattr(use.layer, "groups", 1) > 1:
+            return channels  # such a weight has no parts
         room = parameter.nbytes if use.rule is LINEAR else max(parameter.nbytes, use.a.nbytes)
         return max(1, min(channels, room * channels // (self.tasks * parameter.nbytes)))
 

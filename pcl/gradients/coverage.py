@@ -50,7 +50,10 @@ def why_not(
     autocast = torch.is_autocast_enabled(kind[2].type)
     key = (model, root, modes, tuple(map(id, shared)), *kind, autocast)
     if key not in workspace.verdicts:
-        workspace.verdicts[key] = _compare(losses, shared, own, model, inputs, root, autocast)
+        verdict = _compare(losses, shared, own, model, inputs, root, autocast)
+        if verdict is None:
+            return "the first batches give numbers that are not finite"
+        workspace.verdicts[key] = verdict
     return workspace.verdicts[key]
 
 
@@ -83,7 +86,8 @@ def _compare(
     inputs: Mapping[str, Any],
     root: nn.Module,
     autocast: bool,
-) -> str:
+) -> str | None:
+    """As :func:`why_not`; None where the batches do not tell."""
     two = {task: partial(_with_every_output, loss_of) for task, loss_of in islice(losses.items(), 2)}
     of_two = {task: inputs[task] for task in two}
     device = shared[0].device
@@ -91,6 +95,8 @@ def _compare(
     try:
         expected = loop(closures(model, of_two, two), shared, own)
         drew = any(not torch.equal(a, b) for a, b in zip(states, _generators(device), strict=True))
+        if not all(bool(g.isfinite().all()) for gradient in expected.each() for g in gradient if g is not None):
+            return None
         if drew:
             return "the model draws random numbers, as dropout does"
         buffers = [buffer.clone() for buffer in root.buffers()]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pcl.gradients.collectors import GramianOnly, Store, Total
 from pcl.gradients.loop import add_to
-from pcl.gradients.result import Gradient, TaskGradients
+from pcl.gradients.result import Gradient, TaskGradients, weights_for
 from pcl.gradients.rows import Rows
 from pcl.gradients.tape import Collector, Tape, Uncovered
 from pcl.gradients.workspace import Workspace
@@ -101,7 +101,7 @@ class SegmentGradients(TaskGradients):
 
     def combine(self, weights: Tensor | Sequence[float]) -> Gradient:
         """As :meth:`TaskGradients.combine`."""
-        return self._store.combine(_as_tensor(weights, self.losses), self._shared)
+        return self._store.combine(weights_for(self.losses, weights), self._shared)
 
     def each(self) -> list[Gradient]:
         """As :meth:`TaskGradients.each`."""
@@ -124,7 +124,7 @@ class LowMemoryGradients(TaskGradients):
 
     def combine(self, weights: Tensor | Sequence[float]) -> Gradient:
         """As :meth:`TaskGradients.combine`, by one backward pass; call it before the parameters change."""
-        return self._sum(list(_as_tensor(weights, self.losses)))
+        return self._sum(list(weights_for(self.losses, weights)))
 
     def each(self) -> list[Gradient]:
         """As :meth:`TaskGradients.each`, by k backward passes."""
@@ -135,9 +135,3 @@ class LowMemoryGradients(TaskGradients):
         total = Total()
         self._run.backward(total, cotangents, keep=True)
         return total.sums(self._shared)
-
-
-def _as_tensor(weights: Tensor | Sequence[float], like: Tensor) -> Tensor:
-    if len(weights) != len(like):
-        raise ValueError(f"combine: expected one weight per task, ({len(like)},); got {len(weights)}")
-    return torch.as_tensor(weights, device=like.device)

@@ -60,3 +60,14 @@ class StoredGradients(TaskGradients):
     def each(self) -> list[Gradient]:
         """As :meth:`TaskGradients.each`."""
         return self._each
+
+
+def weights_for(losses: Tensor, weights: Tensor | Sequence[float]) -> Tensor:
+    """The weights as a tensor ``(k,)`` on the losses' device.
+
+    Raises:
+        ValueError: for another number of weights than of tasks.
+    """
+    if len(weights) != len(losses):
+        raise ValueError(f"combine: expected one weight per task, {len(losses)}; got {len(weights)}")
+    return torch.as_tensor(weights, device=losses.device)

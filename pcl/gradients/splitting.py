@@ -8,63 +8,59 @@ so that the Gramian follows from two ``(rows, rows)`` matrices and no gradient h
 are summed in float64, as the Gramian of stored gradients is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from pcl.gradients.rules.linear import LINEAR
+from pcl.gradients.rules.rule import ALL
 from pcl.gradients.tape import Use
 
-ALL = slice(None)
 
-
-def split(uses: Sequence[Use], idle: frozenset[int], buffer: Tensor, channels: slice = ALL) -> list[Tensor | None]:
-    """The gradient of every task with respect to a weight, written to ``buffer`` ``(tasks, *shape)``.
+def split(
+    uses: Sequence[Use], tasks: int, idle: frozenset[int], buffer: Callable[[], Tensor], channels: slice = ALL
+) -> list[Tensor | None]:
+    """The gradient of every task with respect to a weight; None for a task that no run belongs to.
 
     Args:
         uses: all runs in which the weight was used.
+        tasks: how many.
         idle: tasks to leave out of runs that all tasks share.
-        buffer: uninitialised.
+        buffer: gives memory for all gradients, ``(tasks, *shape)``, uninitialised. It is used where a matrix product
+            can be written to it; convolutions bring their own.
         channels: a range of the layer's output channels, if only their part of the gradient is wanted.
-
-    Returns:
-        Rows of ``buffer``; None for a task that no run belongs to.
     """
-    found: list[Tensor | None] = [None] * len(buffer)
+    found: list[Tensor | None] = [None] * tasks
+    memory: Tensor | None = None
     for use in uses:
-        if _is_matrix_product(use, buffer):
-            _add_products(use, found, buffer, channels)
+        weight = use.layer.weight
+        assert isinstance(weight, Tensor)
+        if use.rule is LINEAR and use.a.dtype == use.delta.dtype == weight.dtype:
+            memory = buffer() if memory is None else memory
+            _add_products(use, found, memory, channels)
             continue
         for (task, a), (_, delta) in zip(use.rows.of(use.a), use.rows.of(use.delta), strict=True):
-            gradient = use.rule.weight(use.layer, a, delta, channels)  # type: ignore[misc]
-            if found[task] is None:
-                found[task] = buffer[task].copy_(gradient)
-            else:
-                buffer[task].add_(gradient)
-    if len(uses) and any(len(use.rows.tasks) > 1 for use in uses):
-        own = {use.rows.tasks[0] for use in uses if len(use.rows.tasks) == 1}
-        for task in idle - own:
-            found[task] = None
-    return found
-
-
-def _is_matrix_product(use: Use, buffer: Tensor) -> bool:
-    return use.rule is LINEAR and use.a.dtype == use.delta.dtype == buffer.dtype
+            gradient = use.rule.weight(use.layer, a, delta, channels).to(weight.dtype)  # type: ignore[misc]
+            so_far = found[task]
+            found[task] = gradient if so_far is None else so_far + gradient
+    alone = {use.rows.tasks[0] for use in uses if len(use.rows.tasks) == 1}
+    return [None if task in idle - alone else gradient for task, gradient in enumerate(found)]
 
 
 def _add_products(use: Use, found: list[Tensor | None], buffer: Tensor, channels: slice) -> None:
-    """D_iᵀ A_i straight into the buffer, all tasks in one call where they have equally many rows."""
+    """D_iᵀ A_i straight into memory, all tasks in one call where they have equally many rows."""
     delta, tasks = use.delta[..., channels], use.rows.tasks
-    if use.rows.equal and tasks == tuple(range(len(buffer))) and len({g is None for g in found}) == 1:
+    if use.rows.equal and len(tasks) == len(found) and all(gradient is None for gradient in found):
         a, delta = (t.reshape(len(tasks), -1, t.shape[-1]) for t in (use.a, delta))
-        torch.baddbmm(buffer, delta.transpose(1, 2), a, beta=0 if found[0] is None else 1, out=buffer)
-        found[:] = buffer.unbind()
+        found[:] = torch.bmm(delta.transpose(1, 2), a, out=buffer).unbind()
         return
     for (task, a), (_, d) in zip(use.rows.of(use.a), use.rows.of(delta), strict=True):
-        a, d, row = a.reshape(-1, a.shape[-1]), d.reshape(-1, d.shape[-1]), buffer[task]
-        torch.addmm(row, d.T, a, beta=0 if found[task] is None else 1, out=row)
-        found[task] = row
+        a, d, so_far = a.reshape(-1, a.shape[-1]), d.reshape(-1, d.shape[-1]), found[task]
+        if so_far is None:
+            found[task] = torch.mm(d.T, a, out=buffer[task])
+        else:
+            so_far.addmm_(d.T, a)
 
 
 def ghost_is_cheaper(uses: Sequence[Use], tasks: int) -> bool:

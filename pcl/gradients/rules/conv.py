@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pcl.gradients.rows import Rows
-from pcl.gradients.rules.rule import Rule, Saved, Small, block_sums
+from pcl.gradients.rules.rule import ALL, Rule, Saved, Small, block_sums
 
 _RUN = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -38,34 +38,30 @@ def _forward(layer: Any, x: Tensor, rows: Rows) -> tuple[Tensor, Saved]:
     return z, (x.to(z.dtype),)
 
 
-def _gradient(layer: Any, a: Tensor, delta: Tensor, weight: Tensor, groups: int, of_weight: bool) -> Tensor:
+def _gradient(layer: Any, a: Tensor, delta: Tensor, weight: Tensor, of_weight: bool) -> Tensor:
     padding = _padding(layer)
     mask = [not of_weight, of_weight, False]
-    rest = (layer.stride, padding, layer.dilation, False, [0] * len(padding), groups, mask)
+    rest = (layer.stride, padding, layer.dilation, False, [0] * len(padding), layer.groups, mask)
     found: Tensor = torch.ops.aten.convolution_backward(delta, a, weight, None, *rest)[int(of_weight)]
     return found
 
 
 def _backward(layer: Any, saved: Saved, delta: Tensor, rows: Rows, needed: bool) -> tuple[Tensor | None, Small]:
     (a,) = saved
-    assert a is not None
     small: Small = {}
     if layer.bias is not None:
         small["bias"] = block_sums(delta.flatten(2).sum(dim=2)[:, None], rows)
     if not needed:
         return None, small
-    return _gradient(layer, a, delta, layer.weight.to(delta.dtype), layer.groups, of_weight=False), small
+    return _gradient(layer, a, delta, layer.weight.to(delta.dtype), of_weight=False), small
 
 
 def _weight(layer: Any, a: Tensor, delta: Tensor, channels: slice) -> Tensor:
-    # Only the shape of W matters here. Channels of one group need the inputs of that group alone; a range that is not
-    # all channels is only asked for where there is one group, or lies inside one, or spans whole ones.
-    weight = layer.weight[channels].to(delta.dtype)
-    per_group, inputs = layer.out_channels // layer.groups, layer.in_channels // layer.groups
-    start, stop, _ = channels.indices(layer.out_channels)
-    first, last = start // per_group, -(-stop // per_group)
-    groups = last - first
-    return _gradient(layer, a[:, first * inputs : last * inputs], delta[:, channels], weight, groups, of_weight=True)
+    # Only the shape of W matters here. A part of the channels is asked for only where there is one group.
+    if channels != ALL:
+        delta = delta[:, channels]
+    weight = layer.weight[: delta.shape[1]].to(delta.dtype)
+    return _gradient(layer, a, delta, weight, of_weight=True)
 
 
 CONV = Rule(_forward, _backward, _weight, prepare=_prepare)

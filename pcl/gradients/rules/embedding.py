@@ -11,6 +11,8 @@ from pcl.gradients.rules.rule import Rule, Saved, Small
 def _uncovered(layer: nn.Embedding) -> str:
     if layer.max_norm is not None:
         return f"{layer} changes its weight in the forward pass"
+    if layer.scale_grad_by_freq:
+        return f"{layer} divides gradients by how often a word occurs in a batch"
     return f"{layer} has sparse gradients" if layer.sparse else ""
 
 
@@ -27,9 +29,9 @@ def _backward(
 def _weight(layer: nn.Embedding, a: Tensor, delta: Tensor, channels: slice) -> Tensor:
     padding = -1 if layer.padding_idx is None else layer.padding_idx
     found: Tensor = torch.ops.aten.embedding_dense_backward(
-        delta[..., channels].contiguous(), a, layer.num_embeddings, padding, layer.scale_grad_by_freq
+        delta[..., channels].contiguous(), a, layer.num_embeddings, padding, False
     )
     return found
 
 
-EMBEDDING = Rule(_forward, _backward, _weight, axis=-1, uncovered=_uncovered)
+EMBEDDING = Rule(_forward, _backward, _weight, axis=1, uncovered=_uncovered)

@@ -24,4 +24,4 @@ def _weight(layer: nn.Linear, a: Tensor, delta: Tensor, channels: slice) -> Tens
     return delta.reshape(-1, delta.shape[-1]).T @ a.reshape(-1, a.shape[-1])
 
 
-LINEAR = Rule(_forward, _backward, _weight, axis=-1)
+LINEAR = Rule(_forward, _backward, _weight)

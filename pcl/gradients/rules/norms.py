@@ -5,6 +5,7 @@ take the batches in the order of the tasks, as in one pass per task. For the oth
 parameters' gradients come out task by task.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,13 +17,24 @@ from pcl.gradients.rules.rule import Rule, Saved, Small
 aten = torch.ops.aten
 
 
-def _named(layer: Any, gradients: list[tuple[Tensor, ...]]) -> Small:
-    """Of (d x, d W, d c) for every block, those of the parameters that exist."""
-    small: Small = {}
-    for at, name in enumerate(("weight", "bias"), start=1):
-        if getattr(layer, name, None) is not None:
-            small[name] = [gradient[at] for gradient in gradients]
-    return small
+def _gathered(
+    layer: Any, x: Tensor, rows: Rows, needed: bool, blocks: Iterable[tuple[Tensor, ...]]
+) -> tuple[Tensor | None, Small]:
+    """From (d x, d W, d c) of every block, d x of all and the gradients of the parameters that exist."""
+    dx = torch.empty_like(x) if needed else None
+    targets = [None] * len(rows.sizes) if dx is None else dx.split(rows.sizes)
+    small: Small = {name: [] for name in ("weight", "bias") if getattr(layer, name, None) is not None}
+    for target, (of_x, *of_parameters) in zip(targets, blocks, strict=True):
+        if target is not None:
+            target.copy_(of_x)  # at once, while it is in the cache
+        for name, gradient in zip(("weight", "bias"), of_parameters, strict=True):
+            if name in small:
+                small[name].append(gradient)
+    return dx, small
+
+
+def _mask(layer: Any, needed: bool) -> list[bool]:
+    return [needed, layer.weight is not None, layer.bias is not None]
 
 
 # ---- BatchNorm
@@ -38,23 +50,18 @@ def _batch_forward(layer: Any, x: Tensor, rows: Rows) -> tuple[Tensor, Saved]:
     by_batch = _by_batch(layer)
     if by_batch and min(rows.sizes) * x[0, 0].numel() == 1:
         raise ValueError(f"{layer}: expected more than one value per channel of every task when training")
-    means, scales = [], []
     z = torch.empty_like(x)
-    for (_, block), (_, target) in zip(rows.of(x), rows.of(z), strict=True):
-        found, mean, scale = aten.native_batch_norm(
-            block,
-            layer.weight,
-            layer.bias,
-            layer.running_mean,
-            layer.running_var,
-            by_batch,
-            _count_batch(layer),
-            layer.eps,
-        )
-        target.copy_(found)
-        means.append(mean)
-        scales.append(scale)
-    return z, (x, *means, *scales)
+    statistics = (layer.weight, layer.bias, layer.running_mean, layer.running_var)
+    # in training mean and 1 / deviation of every block; nothing otherwise
+    means, scales = (x.new_empty(len(rows.sizes), x.shape[1] if by_batch else 0, dtype=_wide(x)) for _ in range(2))
+    for block, out, mean, scale in zip(x.split(rows.sizes), z.split(rows.sizes), means, scales, strict=True):
+        rest = (by_batch, _count_batch(layer), layer.eps)
+        aten.native_batch_norm.out(block, *statistics, *rest, out=out, save_mean=mean, save_invstd=scale)
+    return z, (x, means, scales)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
 def _by_batch(layer: Any) -> bool:
@@ -71,17 +78,12 @@ def _count_batch(layer: Any) -> float:
 
 
 def _batch_backward(layer: Any, saved: Saved, delta: Tensor, rows: Rows, needed: bool) -> tuple[Tensor | None, Small]:
-    x, *statistics = saved
-    assert x is not None
-    means, scales = statistics[: len(rows.sizes)], statistics[len(rows.sizes) :]
+    x, means, scales = saved
     fixed = (layer.weight, layer.running_mean, layer.running_var)
-    rest = (_by_batch(layer), layer.eps, [needed, layer.weight is not None, layer.bias is not None])
-    blocks = zip(rows.of(delta), rows.of(x), means, scales, strict=True)
-    found = [
-        aten.native_batch_norm_backward(d, block, *fixed, mean, scale, *rest)
-        for (_, d), (_, block), mean, scale in blocks
-    ]
-    return torch.cat([f[0] for f in found]) if needed else None, _named(layer, found)
+    rest = (_by_batch(layer), layer.eps, _mask(layer, needed))
+    blocks = zip(delta.split(rows.sizes), x.split(rows.sizes), means, scales, strict=True)
+    found = (aten.native_batch_norm_backward(d, block, *fixed, mean, scale, *rest) for d, block, mean, scale in blocks)
+    return _gathered(layer, x, rows, needed, found)
 
 
 # ---- LayerNorm and GroupNorm: every row by itself
@@ -95,13 +97,13 @@ def _layer_forward(layer: nn.LayerNorm, x: Tensor, rows: Rows) -> tuple[Tensor, 
 def _layer_backward(
     layer: nn.LayerNorm, saved: Saved, delta: Tensor, rows: Rows, needed: bool
 ) -> tuple[Tensor | None, Small]:
-    mask = [needed, layer.weight is not None, layer.bias is not None]
-    blocks = zip(rows.of(delta), *(rows.of(s) for s in saved if s is not None), strict=True)
-    found = [
-        aten.native_layer_norm_backward(d, x, layer.normalized_shape, mean, scale, layer.weight, layer.bias, mask)
-        for (_, d), (_, x), (_, mean), (_, scale) in blocks
-    ]
-    return torch.cat([f[0] for f in found]) if needed else None, _named(layer, found)
+    x, mean, scale = saved
+    rest = (layer.weight, layer.bias, _mask(layer, needed))
+    found = (
+        aten.native_layer_norm_backward(d, a, layer.normalized_shape, m, s, *rest)
+        for d, a, m, s in zip(*(t.split(rows.sizes) for t in (delta, x, mean, scale)), strict=True)
+    )
+    return _gathered(layer, x, rows, needed, found)
 
 
 def _group_forward(layer: nn.GroupNorm, x: Tensor, rows: Rows) -> tuple[Tensor, Saved]:
@@ -116,15 +118,15 @@ def _group_forward(layer: nn.GroupNorm, x: Tensor, rows: Rows) -> tuple[Tensor, 
 def _group_backward(
     layer: nn.GroupNorm, saved: Saved, delta: Tensor, rows: Rows, needed: bool
 ) -> tuple[Tensor | None, Small]:
-    mask = [needed, layer.weight is not None, layer.bias is not None]
-    blocks = zip(rows.of(delta.contiguous()), *(rows.of(s) for s in saved if s is not None), strict=True)
-    found = [
+    x, mean, scale = saved
+    channels, positions = x.shape[1], x[0, 0].numel()
+    found = (
         aten.native_group_norm_backward(
-            d, x, mean, scale, layer.weight, len(x), x.shape[1], x[0, 0].numel(), layer.num_groups, mask
+            d, a, m, s, layer.weight, len(a), channels, positions, layer.num_groups, _mask(layer, needed)
         )
-        for (_, d), (_, x), (_, mean), (_, scale) in blocks
-    ]
-    return torch.cat([f[0] for f in found]) if needed else None, _named(layer, found)
+        for d, a, m, s in zip(*(t.split(rows.sizes) for t in (delta.contiguous(), x, mean, scale)), strict=True)
+    )
+    return _gathered(layer, x, rows, needed, found)
 
 
 BATCH_NORM = Rule(_batch_forward, _batch_backward, uncovered=_batch_uncovered)

@@ -7,7 +7,10 @@ from torch import Tensor
 
 from pcl.gradients.rows import Rows
 
-Saved = tuple[Tensor | None, ...]
+ALL = slice(None)
+
+Saved = tuple[Any, ...]
+"""Tensors that backward needs, or None."""
 
 Small = dict[str, list[Tensor]]
 """Name of a parameter: its gradient for every block of rows."""
@@ -21,9 +24,9 @@ class Rule(NamedTuple):
         backward: (layer, saved, delta, rows, needed) to (d loss / d x, or None if not needed; the gradients of the
             small parameters block by block).
         weight: (layer, a, delta, channels) to the gradient with respect to W from the a and delta of any rows: those of
-            one task for g_i; all, with delta weighted, for the direction. ``channels`` is a range of delta's ``axis``.
-            None for a layer whose parameters are all small.
-        axis: of delta's channels, which is also the first axis of ``weight``'s result, or its last if negative.
+            one task for g_i; all, with delta weighted, for the direction. ``channels`` is a range of the channels of
+            z, if only their part is wanted. None for a layer whose parameters are all small.
+        axis: of W along which the channels of z lie.
         prepare: (layer, x) to x, recorded by autograd: what goes before, such as padding.
         uncovered: (layer) to why it cannot run so, or "".
     """
@@ -31,7 +34,7 @@ class Rule(NamedTuple):
     forward: Callable[[Any, Tensor, Rows], tuple[Tensor, Saved]]
     backward: Callable[[Any, Saved, Tensor, Rows, bool], tuple[Tensor | None, Small]]
     weight: Callable[[Any, Tensor, Tensor, slice], Tensor] | None = None
-    axis: int = 1
+    axis: int = 0
     prepare: Callable[[Any, Tensor], Tensor] = lambda layer, x: x
     uncovered: Callable[[Any], str] = lambda layer: ""
 
