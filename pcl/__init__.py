@@ -17,19 +17,27 @@ from pcl.streams.scenario import Scenario
 from pcl.streams.stream import MEMORY, Stream
 from pcl.streams.timeline import Timeline
 from pcl.training.checkpoint import load_checkpoint, save_checkpoint
-from pcl.training.trainer import StepResult, Trainer
+from pcl.training.step_result import StepResult
+from pcl.training.trainer import Trainer
 from pcl.weighting.base import Weighting
+from pcl.weighting.dwa import DWA
 from pcl.weighting.emgd import EMGD
+from pcl.weighting.famo import FAMO
 from pcl.weighting.fixed import Mean, Sum
 from pcl.weighting.mgda import MGDA
+from pcl.weighting.rlw import RLW
+from pcl.weighting.uncertainty import Uncertainty
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DWA",
     "EMGD",
+    "FAMO",
     "MEMORY",
     "MGDA",
     "MLP",
+    "RLW",
     "Batches",
     "ClassMemory",
     "ContinualModel",
@@ -45,6 +53,7 @@ __all__ = [
     "TaskGradients",
     "Timeline",
     "Trainer",
+    "Uncertainty",
     "Weighting",
     "Workspace",
     "average_accuracy",
