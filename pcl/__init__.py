@@ -6,7 +6,9 @@ This file is the table of contents: every public name, and nothing else.
 from pcl.data.batches import Batches
 from pcl.gradients.task_gradients import TaskGradients, task_gradients
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
+from pcl.memory.gmed import GMEDEdit
 from pcl.memory.gradient_edit import GradientEdit
+from pcl.memory.random_edit import RandomEdit
 from pcl.metrics import average_accuracy, forgetting
 from pcl.models.backbones import MLP, Normalize, ResNet18
 from pcl.models.continual import ContinualModel
@@ -31,10 +33,12 @@ __all__ = [
     "Batches",
     "ClassMemory",
     "ContinualModel",
+    "GMEDEdit",
     "GradientEdit",
     "Mean",
     "MemoryBatch",
     "Normalize",
+    "RandomEdit",
     "ResNet18",
     "Scenario",
     "StepResult",

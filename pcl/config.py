@@ -62,6 +62,8 @@ class RunConfig:
     """parameters on which tasks are weighed against each other"""
     edit_alpha: float | None = None
     """step size of memory editing, in pixel units"""
+    edit_beta: float = 0.01
+    """of GMED: how much less a memory sample may come to be fitted"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     evaluate_every: int | None = None

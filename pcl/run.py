@@ -13,8 +13,7 @@ import torch
 from pcl.config import RunConfig, config_from, config_text, read_config
 from pcl.data.images import ImageData
 from pcl.memory.class_memory import ClassMemory
-from pcl.memory.gradient_edit import GradientEdit
-from pcl.methods import METHODS, WEIGHTINGS
+from pcl.methods import EDITS, METHODS, WEIGHTINGS
 from pcl.models.continual import ContinualModel
 from pcl.randomness import seeded
 from pcl.scenarios import SCENARIOS
@@ -117,13 +116,14 @@ def build(config: RunConfig, data: ImageData | None = None) -> tuple[Scenario, T
     method = METHODS[config.method]
     weighting = WEIGHTINGS[method.weighting].make(config.scale, config.temperature)
     lr = config.lr
+    edit = EDITS[method.edit].make(config.edit_alpha, config.edit_beta, lr, config.seed) if method.edit else None
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer]
     trainer = Trainer(
         ContinualModel(backbone, spec.features, config.setting, seed=config.seed),
         optimizer=lambda parameters: kind(parameters, lr=lr),
         weighting=weighting,
         memory=ClassMemory(config.memory_per_class),
-        edit=GradientEdit(config.edit_alpha) if method.edit else None,
+        edit=edit,
         memory_batch=config.batch_size,
         gradients_over=config.gradients_over,
         seed=config.seed,

@@ -8,7 +8,6 @@ I Q^2 + O L^2 multiplications each, against I O L for every point of the kernel 
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 

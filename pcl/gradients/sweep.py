@@ -98,12 +98,12 @@ class Sweep(TorchFunctionMode):
             if owned and any(t.is_floating_point() for t in tensors(result)):
                 raise UncoveredError(f"{name}, which uses a parameter outside a layer")
             return result
-        if name.endswith("_") and not name.endswith("__"):
-            raise UncoveredError(f"{name}, which works in place")
         if func in RULES:
             result = RULES[func](self, *args, **kwargs)
             if result is not NotImplemented:
                 return result
+        if name.endswith("_") and not name.endswith("__"):
+            raise UncoveredError(f"{name}, which works in place")
         if owned:
             raise UncoveredError(f"{name}, which uses a parameter in a way without a rule")
         return self.any_operation(func, args, kwargs)

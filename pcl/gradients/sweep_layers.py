@@ -100,9 +100,7 @@ class Conv2d:
                 own = by_patches(self._a, self._delta, g)
                 own = own if d is None else own.sub_(self._times(self._a, d))
             else:
-                self._v, own = sample_conv(
-                    self._a, self._delta, d, g.kernel_size, g.stride, g.padding, g.dilation
-                )
+                self._v, own = sample_conv(self._a, self._delta, d, g.kernel_size, g.stride, g.padding, g.dilation)
             out = own if out is None else out.add_(own)
         if self._c is not None:
             v = self._delta.sum(dim=(2, 3), keepdim=True)
@@ -137,8 +135,9 @@ class Conv2d:
 class BatchNorm:
     """z = gamma n + beta with n = (u - mean) / sqrt(var + eps), u ``(B, C, ...)``, mean and var being constants.
 
-    Sample b has v_gamma = sum delta n - d_gamma and v_beta = sum delta - d_beta over its positions. So, with s = gamma /
-    sqrt(var + eps), R{z} = s R{u} + v_gamma n + v_beta and R{s delta} = s R{delta} + v_gamma delta / sqrt(var + eps).
+    Sample b has v_gamma = sum delta n - d_gamma and v_beta = sum delta - d_beta over its positions. So, with
+    s = gamma / sqrt(var + eps), R{z} = s R{u} + v_gamma n + v_beta and R{s delta} = s R{delta} + v_gamma delta /
+    sqrt(var + eps).
     """
 
     def __init__(

@@ -72,7 +72,9 @@ class AnyOperation:
         if not pairs:
             return out
         at = [*self._deltas, *self._inputs]
-        made = torch.autograd.grad([g for g, _ in pairs], at, [d for _, d in pairs], retain_graph=True, allow_unused=True)
+        made = torch.autograd.grad(
+            [g for g, _ in pairs], at, [d for _, d in pairs], retain_graph=True, allow_unused=True
+        )
         for i, forward in zip(self._used, made, strict=False):
             out[i] = forward
         self._curvature = list(made[len(self._used) :])

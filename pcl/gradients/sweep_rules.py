@@ -81,9 +81,7 @@ def _batch_norm(
 ) -> Any:
     if training or running_mean is None or running_var is None or not sweep.are_samples(input):
         return NotImplemented
-    node = BatchNorm(
-        input, running_mean, running_var, eps, weight, bias, sweep.shared(weight), sweep.shared(bias)
-    )
+    node = BatchNorm(input, running_mean, running_var, eps, weight, bias, sweep.shared(weight), sweep.shared(bias))
     return sweep.record(node, input)
 
 
@@ -135,8 +133,15 @@ def _add(sweep: "Sweep", input: Any, other: Any, *, alpha: float = 1) -> Any:
 
 
 def _cross_entropy(
-    sweep: "Sweep", input: Tensor, target: Tensor, weight: Any = None, size_average: Any = None, ignore_index: int = -100,
-    reduce: Any = None, reduction: str = "mean", label_smoothing: float = 0.0,
+    sweep: "Sweep",
+    input: Tensor,
+    target: Tensor,
+    weight: Any = None,
+    size_average: Any = None,
+    ignore_index: int = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
 ) -> Any:
     plain = weight is None and size_average is None and reduce is None and label_smoothing == 0
     if not plain or reduction != "none" or ignore_index != -100 or input.ndim != 2 or target.is_floating_point():
@@ -158,8 +163,14 @@ RULES: dict[Any, Callable[..., Any]] = {
     F.batch_norm: _batch_norm,
     F.group_norm: _group_norm,
     F.layer_norm: _layer_norm,
-    F.relu: _relu, torch.relu: _relu, Tensor.relu: _relu,
-    torch.add: _add, Tensor.add: _add, Tensor.__radd__: _add, Tensor.__iadd__: _add, Tensor.add_: _add,
+    F.relu: _relu,
+    torch.relu: _relu,
+    Tensor.relu: _relu,
+    torch.add: _add,
+    Tensor.add: _add,
+    Tensor.__radd__: _add,
+    Tensor.__iadd__: _add,
+    Tensor.add_: _add,
     Tensor.view: _view,
     F.cross_entropy: _cross_entropy,
 }

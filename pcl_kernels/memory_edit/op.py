@@ -304,8 +304,9 @@ def _affine_cpu(u: Tensor | None, scale: Tensor, v: Tensor, p: Tensor, q: Tensor
     scale, p, q = (t.resolve_neg().contiguous() for t in (scale, p, q))
     out = torch.empty_like(v)
     at = [0 if t is None else t.data_ptr() for t in (u, scale, v, p, q, out)]
+    call: Any = (*_sizes(v, last), DTYPES[v.dtype], *at, threads_for(2 * v.numel()))
     if v.numel():
-        _C.channel_affine(*_sizes(v, last), DTYPES[v.dtype], *at, threads_for(2 * v.numel()))
+        _C.channel_affine(*call)
     return out
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,7 +27,7 @@ def sample_conv(
     """V_b = Σ_l δ_l patch_lᵀ - minus and V_b * a_b, by unfolding the patches."""
     samples, channels = a.shape[:2]
     out_channels = delta.shape[1]
-    patches = F.unfold(a.double(), kernel_size, dilation, padding, stride)  # (B, F, L)
+    patches = F.unfold(a.double(), *map(tuple, (kernel_size, dilation, padding, stride)))  # (B, F, L)
     v = delta.double().flatten(2) @ patches.mT  # (B, O, F)
     if minus is not None:
         v = v - minus.double().flatten(1)
@@ -49,7 +48,7 @@ def sample_conv_transpose(
     kernel_size = v.shape[2:4]
     weights = v.double().movedim(-1, 2).flatten(2)  # (B, O, F)
     patches = weights.mT @ delta.double().flatten(2)
-    return F.fold(patches, tuple(size), tuple(kernel_size), dilation, padding, stride).to(v.dtype)
+    return F.fold(patches, *map(tuple, (size, kernel_size, dilation, padding, stride))).to(v.dtype)
 
 
 def channel_sums(delta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
