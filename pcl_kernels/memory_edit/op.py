@@ -18,6 +18,7 @@ from torch import Tensor
 from pcl_kernels import _C
 from pcl_kernels._gradients import DTYPES, threads_for
 from pcl_kernels._registry import define, plain
+from pcl_kernels.memory_edit.layout import channels_last, image, layout, like_layout
 
 Pair = Sequence[int]
 
@@ -34,8 +35,7 @@ def row_term(u: Tensor, v: Tensor, *, add: float = 0.0, minus: Tensor | None = N
         minus: `(n,)`, of u's dtype; zero if None.
 
     Returns:
-        `(B, n)` of u's dtype; sums and products in float64 (float32 on a GPU, float64 for float64), rounded once. Not
-        differentiable.
+        `(B, n)` of u's dtype; sums and products in float64, rounded once. Not differentiable.
 
     Raises:
         TypeError: for another dtype, or dtypes that differ.
@@ -162,8 +162,8 @@ def channel_affine(u: Tensor | None, scale: Tensor, v: Tensor, p: Tensor, q: Ten
         p, q: `(B, C)` float64.
 
     Returns:
-        Like v, computed in float64 (float32 on a GPU, float64 for float64) and rounded once, in channels-last memory if
-        v is. Not differentiable.
+        Like v, computed in float64 and rounded once, contiguous if v is, else in channels-last memory. Not
+        differentiable.
 
     Raises:
         TypeError: for another dtype, or dtypes that differ.
@@ -237,20 +237,12 @@ def _row_term_cpu(u: Tensor, v: Tensor, add: float, minus: Tensor | None) -> Ten
     return out
 
 
-def _channels_last(t: Tensor) -> Tensor:
-    return t.resolve_neg().contiguous(memory_format=torch.channels_last)
-
-
-def _new_image(like: Tensor, *shape: int) -> Tensor:
-    return like.new_empty(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
-
-
 def _sample_conv_cpu(
     a: Tensor, delta: Tensor, minus: Tensor | None, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> tuple[Tensor, Tensor]:
-    a, delta = _channels_last(a), _channels_last(delta)
+    a, delta = channels_last(a), channels_last(delta)
     v = a.new_empty(len(a), delta.shape[1], *kernel, a.shape[1])
-    out = _new_image(a, *delta.shape)
+    out = image(a, *delta.shape)
     d = None if minus is None else minus.resolve_neg().movedim(1, -1).contiguous()
     shape = [*a.shape, delta.shape[1], *kernel, *stride, *padding, *dilation]
     at = 0 if d is None else d.data_ptr()
@@ -261,9 +253,9 @@ def _sample_conv_cpu(
 
 
 def _transpose_cpu(v: Tensor, delta: Tensor, size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
-    v, delta = v.resolve_neg().contiguous(), _channels_last(delta)
+    v, delta = v.resolve_neg().contiguous(), channels_last(delta)
     samples, outputs, height, width, inputs = v.shape
-    out = _new_image(v, samples, inputs, *size)
+    out = image(v, samples, inputs, *size)
     shape = [samples, inputs, *size, outputs, height, width, *stride, *padding, *dilation]
     call = (v.data_ptr(), delta.data_ptr(), out.data_ptr(), torch.get_num_threads())
     if out.numel():
@@ -271,27 +263,14 @@ def _transpose_cpu(v: Tensor, delta: Tensor, size: Pair, stride: Pair, padding: 
     return out
 
 
-def _layout(v: Tensor) -> tuple[Tensor, bool]:
-    """The tensor in memory that the kernels can walk, and whether that is channels-last."""
-    v = v.resolve_neg()
-    if v.is_contiguous():
-        return v, False
-    return v.movedim(1, -1).contiguous().movedim(-1, 1), True
-
-
-def _like_layout(t: Tensor, channels_last: bool) -> Tensor:
-    t = t.resolve_neg()
-    return t.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else t.contiguous()
-
-
 def _sizes(v: Tensor, channels_last: bool) -> tuple[int, int, int, bool]:
     return v.shape[0], v.shape[1], v[0, 0].numel() if v.numel() else 0, channels_last
 
 
 def _sums_cpu(delta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    delta, last = _layout(delta)
-    u = _like_layout(u, last)
-    sums, products = delta.new_zeros(2, *delta.shape[:2], dtype=torch.float64).unbind()
+    delta, last = layout(delta)
+    u = like_layout(u, last)
+    sums, products = (delta.new_zeros(delta.shape[:2], dtype=torch.float64) for _ in range(2))
     at = (delta.data_ptr(), u.data_ptr(), sums.data_ptr(), products.data_ptr(), threads_for(2 * u.numel()))
     if u.numel():
         _C.channel_sums(*_sizes(u, last), DTYPES[u.dtype], *at)
@@ -299,8 +278,8 @@ def _sums_cpu(delta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _affine_cpu(u: Tensor | None, scale: Tensor, v: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    v, last = _layout(v)
-    u = None if u is None else _like_layout(u, last)
+    v, last = layout(v)
+    u = None if u is None else like_layout(u, last)
     scale, p, q = (t.resolve_neg().contiguous() for t in (scale, p, q))
     out = torch.empty_like(v)
     at = [0 if t is None else t.data_ptr() for t in (u, scale, v, p, q, out)]
@@ -315,7 +294,7 @@ def _sums_fake(delta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _affine_fake(u: Tensor | None, scale: Tensor, v: Tensor, p: Tensor, q: Tensor) -> Tensor:
-    return torch.empty_like(_layout(v)[0])
+    return torch.empty_like(layout(v)[0])
 
 
 def _row_term_fake(u: Tensor, v: Tensor, add: float, minus: Tensor | None) -> Tensor:
@@ -325,11 +304,11 @@ def _row_term_fake(u: Tensor, v: Tensor, add: float, minus: Tensor | None) -> Te
 def _sample_conv_fake(
     a: Tensor, delta: Tensor, minus: Tensor | None, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> tuple[Tensor, Tensor]:
-    return a.new_empty(len(a), delta.shape[1], *kernel, a.shape[1]), _new_image(a, *delta.shape)
+    return a.new_empty(len(a), delta.shape[1], *kernel, a.shape[1]), image(a, *delta.shape)
 
 
 def _transpose_fake(v: Tensor, delta: Tensor, size: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
-    return _new_image(v, len(v), v.shape[-1], *size)
+    return image(v, len(v), v.shape[-1], *size)
 
 
 _row_term_op: Any = define(

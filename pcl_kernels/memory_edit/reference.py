@@ -53,7 +53,7 @@ def sample_conv_transpose(
 
 def channel_sums(delta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Σ_l δ_bcl and Σ_l δ_bcl u_bcl."""
-    delta, u = (t.double().reshape(*t.shape[:2], -1) for t in (delta, u))
+    delta, u = (t.double()[..., None].flatten(2) for t in (delta, u))
     return delta.sum(dim=2), (delta * u).sum(dim=2)
 
 

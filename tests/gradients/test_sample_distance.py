@@ -14,6 +14,7 @@ from pcl.gradients.sample_distance import WAYS, DistanceGradient, Problem, Rows,
 from pcl.gradients.sweep import Sweep, UncoveredError
 from tests.gradients.distance_cases import MODELS, Through, central_differences, make_problem
 
+
 @pytest.fixture(autouse=True)
 def twice_differentiable_attention():  # type: ignore[no-untyped-def]
     with sdpa_kernel(SDPBackend.MATH):
