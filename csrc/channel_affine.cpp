@@ -2,21 +2,10 @@
 // sums over positions and an affine map, for every sample and channel. Arithmetic in double, rounded once.
 #include <vector>
 
+#include "channel_affine.hpp"
 #include "gradients.hpp"
 #include "isa.hpp"
 #include "simd.hpp"
-
-namespace pcl {
-
-using Size = std::int64_t;
-
-// A sample is positions x channels numbers; in channels-last memory the channels lie side by side.
-struct Layout {
-    Size samples, channels, positions;
-    bool channels_last;
-};
-
-}  // namespace pcl
 
 namespace pcl::PCL_ISA {
 

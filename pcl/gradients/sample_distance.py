@@ -7,11 +7,11 @@ way        how                                                                  
                                                                                          parameter-free function
 ``ghost``  one double backward over |g(x_b)|^2 from layer inputs and their deltas        Linear, Conv2d, BatchNorm,
            (:mod:`pcl.gradients.sample_norms`)                                           also used several times
-``vmap``   a double backward over all samples' own gradients, which are kept             what torch.func.vmap takes
+``vmap``   a double backward over the samples' own gradients, for some at a time         what torch.func.vmap takes
 ``loop``   a double backward for every sample                                            everything
 =========  ============================================================================  =====================
 
-They are in the order of their speed. All need a model whose samples do not see each other, as in evaluation mode.
+They are in the order of their speed, vmap being no faster than the loop for large networks on a CPU. All need a model whose samples do not see each other, as in evaluation mode.
 """
 
 from collections.abc import Callable, Sequence
@@ -84,7 +84,7 @@ def by_ghost_norms(problem: Problem) -> Tensor:
 
 
 def by_vmap(problem: Problem) -> Tensor:
-    """Every sample's gradient at once, then back through all of them."""
+    """The gradients of as many samples at once as memory allows, then back through them."""
     owner = _WithLosses(problem.model, problem.losses)
     names = {id(p): name for name, p in owner.named_parameters()}
     shared = {names[id(p)]: p.detach() for p in problem.shared}
@@ -101,8 +101,14 @@ def by_vmap(problem: Problem) -> Tensor:
 
     x = problem.x[problem.rows].detach()
     row = torch.arange(len(problem.x), device=x.device)[problem.rows]
-    found: Tensor = torch.func.vmap(torch.func.grad(distance))(x, row)
+    size = sum(p.numel() for p in problem.shared)
+    chunk = max(1, VMAP_NUMBERS // max(1, size))
+    found: Tensor = torch.func.vmap(torch.func.grad(distance), chunk_size=chunk)(x, row)
     return found
+
+
+VMAP_NUMBERS = 1 << 22
+"""How many numbers of samples' own gradients `by_vmap` keeps at a time; more is no faster, and needs the memory."""
 
 
 def by_loop(problem: Problem) -> Tensor:

@@ -171,6 +171,12 @@ def test_a_resumed_training_gives_the_same_bits(name: str) -> None:
     assert whole.memory.mean_drift() > 0
     assert torch.equal(whole.memory.x, second.memory.x)
     assert torch.equal(whole.memory.original, second.memory.original)
+    plain = trainer(EDITS[name]())
+    plain.edit = None
+    plain.fit(10)
+    assert plain.memory is not None
+    assert torch.equal(whole.memory.y, plain.memory.y)
+    assert torch.equal(whole.memory.original, plain.memory.x)
 
 
 @pytest.mark.parametrize(
