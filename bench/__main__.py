@@ -7,6 +7,7 @@ from pathlib import Path
 import bench.combine
 import bench.gramian
 import bench.memory_edit
+import bench.overhead
 import bench.simplex_qp
 from bench.common import machine
 
@@ -30,7 +31,8 @@ times, and only within one table. A peer that is not installed is left out. On a
 def main() -> None:
     """Run all and write the page."""
     page = io.StringIO()
-    for module in (bench.simplex_qp, bench.gramian, bench.combine, bench.memory_edit):
+    modules = (bench.simplex_qp, bench.gramian, bench.combine, bench.overhead, bench.memory_edit)
+    for module in modules:
         part = io.StringIO()
         with contextlib.redirect_stdout(part):
             module.main()

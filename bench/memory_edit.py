@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from bench.common import machine, medians, table, threads
 from pcl import MLP, ContinualModel, ResNet18
-from pcl.gradients.patch_gramians import Geometry, gramians_are_cheaper
 from pcl.gradients.sample_distance import WAYS, Problem, Rows
+from pcl.gradients.sweep.patch_gramians import Geometry, gramians_are_cheaper
 
 SAMPLES = 128
 FEW = int(os.environ.get("PCL_BENCH_EDIT_LOOP", "8"))

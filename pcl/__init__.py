@@ -4,7 +4,9 @@ This file is the table of contents: every public name, and nothing else.
 """
 
 from pcl.data.batches import Batches
-from pcl.gradients.task_gradients import TaskGradients, task_gradients
+from pcl.gradients.result import TaskGradients
+from pcl.gradients.task_gradients import task_gradients
+from pcl.gradients.workspace import Workspace
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
 from pcl.memory.gmed import GMEDEdit
 from pcl.memory.gradient_edit import GradientEdit
@@ -48,6 +50,7 @@ __all__ = [
     "Timeline",
     "Trainer",
     "Weighting",
+    "Workspace",
     "average_accuracy",
     "draw_label_sets",
     "forgetting",

@@ -6,28 +6,53 @@ def isa() -> str: ...
 def isas() -> list[str]: ...
 def use_isa(name: str) -> None: ...
 def cuda_device_count() -> int: ...
-def gramian(tasks: int, address: list[int], size: list[int], dtype: list[int], gram: int, threads: int, /) -> None: ...
-def combine(
-    tasks: int,
-    address: list[int],
-    size: list[int],
-    dtype: list[int],
-    weights: list[float],
-    out: list[int],
-    accumulate: bool,
+
+class Operands:
+    def __init__(
+        self, tasks: int, address: list[int], size: list[int], dtype: list[int], written: list[list[int]], /
+    ) -> None: ...
+    @property
+    def tasks(self) -> int: ...
+    @property
+    def listed(self) -> bool: ...
+
+def use_torch(tensor: type, parameter: type, /) -> bool: ...
+def read(
+    grads: object, written: tuple[object, ...], refuse_grad: bool, refuse_grad_written: bool, /
+) -> Operands | None: ...
+def gramian(operands: Operands, gram: int, threads: int, /) -> None: ...
+def combine(operands: Operands, weights: object, accumulate: bool, threads: int, /) -> bool: ...
+def cagrad_dual(
+    gram: int,
+    is_float: bool,
+    c: float,
+    out: int,
+    gap: int,
+    active: int,
+    pivots: int,
+    status: int,
+    batch: int,
+    k: int,
     threads: int,
     /,
-) -> None: ...
-def cagrad_dual(
-    gram: int, is_float: bool, c: float, out: int, status: int, batch: int, k: int, threads: int, /
 ) -> int: ...
-def nash_mtl(gram: int, is_float: bool, out: int, status: int, batch: int, k: int, threads: int, /) -> int: ...
+def nash_mtl(
+    gram: int, is_float: bool, out: int, residual: int, status: int, batch: int, k: int, threads: int, /
+) -> int: ...
+def imtl_g(
+    gram: int, is_float: bool, out: int, residual: int, status: int, batch: int, k: int, threads: int, /
+) -> int: ...
+def semidefinite_solve(
+    a: int, b: int, x: int, cutoff: float, batch: int, k: int, columns: int, threads: int, /
+) -> None: ...
 def cone_qp(
     gram: int,
     is_float: bool,
     b: int,
     b_stride: int,
     out: int,
+    gap: int,
+    active: int,
     pivots: int,
     status: int,
     batch: int,
@@ -97,13 +122,8 @@ def sample_conv(
 def sample_conv_transpose(shape: list[int], is_float: bool, v: int, delta: int, out: int, threads: int, /) -> None: ...
 def read_bytes(address: list[int], size: list[int], threads: int, /) -> int: ...
 def combine_sgd(
-    tasks: int,
-    address: list[int],
-    size: list[int],
-    dtype: list[int],
-    weights: list[float],
-    params: list[int],
-    buffers: list[int],
+    operands: Operands,
+    weights: object,
     lr: float,
     momentum: float,
     dampening: float,
@@ -112,16 +132,10 @@ def combine_sgd(
     first_step: bool,
     threads: int,
     /,
-) -> None: ...
+) -> bool: ...
 def combine_adamw(
-    tasks: int,
-    address: list[int],
-    size: list[int],
-    dtype: list[int],
-    weights: list[float],
-    params: list[int],
-    exp_avgs: list[int],
-    exp_avg_sqs: list[int],
+    operands: Operands,
+    weights: object,
     step: int,
     lr: float,
     beta1: float,
@@ -131,9 +145,9 @@ def combine_adamw(
     decoupled: bool,
     threads: int,
     /,
-) -> None: ...
+) -> bool: ...
 
-# only where the CUDA sources were built (BUILD["cuda"])
+# only where the CUDA sources were built (BUILD["cuda"]); pcl_kernels._cuda finds them by name
 def cuda_simplex_qp_workspace(batch: int, k: int, /) -> int: ...
 def cuda_simplex_qp(
     gram: int,
@@ -150,4 +164,49 @@ def cuda_simplex_qp(
     workspace: int,
     stream: int,
     /,
+) -> None: ...
+def cuda_cone_qp_workspace(batch: int, k: int, /) -> int: ...
+def cuda_cone_qp(
+    gram: int,
+    is_float: bool,
+    b: int,
+    b_stride: int,
+    out: int,
+    gap: int,
+    active: int,
+    pivots: int,
+    status: int,
+    batch: int,
+    k: int,
+    workspace: int,
+    stream: int,
+    /,
+) -> None: ...
+def cuda_cagrad_dual_workspace(batch: int, k: int, /) -> int: ...
+def cuda_cagrad_dual(
+    gram: int,
+    is_float: bool,
+    c: float,
+    out: int,
+    gap: int,
+    active: int,
+    pivots: int,
+    status: int,
+    batch: int,
+    k: int,
+    workspace: int,
+    stream: int,
+    /,
+) -> None: ...
+def cuda_nash_mtl_workspace(batch: int, k: int, /) -> int: ...
+def cuda_nash_mtl(
+    gram: int, is_float: bool, out: int, residual: int, status: int, batch: int, k: int, workspace: int, stream: int, /
+) -> None: ...
+def cuda_imtl_g_workspace(batch: int, k: int, /) -> int: ...
+def cuda_imtl_g(
+    gram: int, is_float: bool, out: int, residual: int, status: int, batch: int, k: int, workspace: int, stream: int, /
+) -> None: ...
+def cuda_semidefinite_solve_workspace(batch: int, k: int, /) -> int: ...
+def cuda_semidefinite_solve(
+    a: int, b: int, x: int, cutoff: float, columns: int, batch: int, k: int, workspace: int, stream: int, /
 ) -> None: ...

@@ -3,7 +3,7 @@
 =========  ============================================================================  =====================
 way        how                                                                           for
 =========  ============================================================================  =====================
-``sweep``  the R-operator, layer by layer (:mod:`pcl.gradients.sweep`)                   layers with a rule, any
+``sweep``  the R-operator, layer by layer (:mod:`pcl.gradients.sweep.recording`)         layers with a rule, any
                                                                                          parameter-free function
 ``ghost``  one double backward over |g(x_b)|^2 from layer inputs and their deltas        Linear, Conv2d, BatchNorm,
            (:mod:`pcl.gradients.sample_norms`)                                           also used several times
@@ -11,7 +11,8 @@ way        how                                                                  
 ``loop``   a double backward for every sample                                            everything
 =========  ============================================================================  =====================
 
-They are in the order of their speed, vmap being no faster than the loop for large networks on a CPU. All need a model whose samples do not see each other, as in evaluation mode.
+They are in the order of their speed, vmap being no faster than the loop for large networks on a CPU. All need a model
+whose samples do not see each other, as in evaluation mode.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from pcl.gradients.sample_norms import SampleNorms
-from pcl.gradients.sweep import Sweep, UncoveredError
+from pcl.gradients.sweep.recording import Sweep, UncoveredError
 from pcl.notices import say_once
 
 Rows = slice | Tensor

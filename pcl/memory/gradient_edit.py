@@ -22,7 +22,7 @@ class GradientEdit(Stateless):
     own pull agrees with the direction in which all tasks improve. Labels never change.
 
     The gradient is exact and taken for the whole batch by the R-operator, at the price of about two training steps
-    (:mod:`pcl.gradients.sweep`); models with layers that this does not cover are edited in slower ways, equally exact,
+    (:mod:`pcl.gradients.sweep.recording`); models that this does not cover are edited in slower ways, equally exact,
     and that is said once (:mod:`pcl.gradients.sample_distance`).
 
     Other objectives:

@@ -107,8 +107,11 @@ class ContinualModel(nn.Module):
 
     def forward(self, x: Tensor, task: str) -> Tensor:
         """Logits ``(B, len(columns(task)))`` of a batch of one task."""
+        return self.logits(self.backbone(x), task)
+
+    def logits(self, features: Tensor, task: str) -> Tensor:
+        """Logits of what the backbone gave, ``(B, features)``."""
         heads = [self.heads[self._head_of[task]]] if self.setting == "task" else self.heads
-        features = self.backbone(x)
         return torch.cat([head(features) for head in heads], dim=1)
 
     def predict(self, x: Tensor, task: str) -> Tensor:
@@ -117,8 +120,12 @@ class ContinualModel(nn.Module):
 
     def losses(self, x: Tensor, y: Tensor, task: str) -> Tensor:
         """Cross-entropy ``(B,)`` of every sample of a batch of one task; y holds class numbers."""
+        return self.feature_losses(self.backbone(x), y, task)
+
+    def feature_losses(self, features: Tensor, y: Tensor, task: str) -> Tensor:
+        """:meth:`losses` of what the backbone gave."""
         target = _position(self.columns(task), y)
-        return F.cross_entropy(self(x, task), target, reduction="none")
+        return F.cross_entropy(self.logits(features, task), target, reduction="none")
 
     def mixed_losses(self, x: Tensor, y: Tensor, task: Tensor, names: Sequence[str]) -> Tensor:
         """Cross-entropy ``(B,)`` of a batch that mixes tasks, as the rehearsal stream does.
@@ -129,9 +136,12 @@ class ContinualModel(nn.Module):
             task: ``(B,)`` int64, the index into ``names`` of every sample's task.
             names: the tasks that may occur; heads of others are left alone.
         """
+        return self.mixed_feature_losses(self.backbone(x), y, task, names)
+
+    def mixed_feature_losses(self, features: Tensor, y: Tensor, task: Tensor, names: Sequence[str]) -> Tensor:
+        """:meth:`mixed_losses` of what the backbone gave."""
         if self.setting == "class":
-            return self.losses(x, y, names[0])
-        features = self.backbone(x)
+            return self.feature_losses(features, y, names[0])
         logits = torch.cat([self.heads[self._head_of[name]](features) for name in names], dim=1)
         owner: list[int] = []  # of every column, the index of its task
         target = torch.zeros_like(y)

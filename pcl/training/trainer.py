@@ -8,7 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pcl.gradients.task_gradients import TaskGradients, task_gradients
+from pcl.gradients.result import TaskGradients
+from pcl.gradients.task_gradients import task_gradients
+from pcl.gradients.workspace import Workspace
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
 from pcl.memory.edit import Edit
 from pcl.metrics import average_accuracy, forgetting
@@ -21,7 +23,6 @@ from pcl.training.evaluation import accuracy
 from pcl.training.state import restore_trainer, trainer_state
 from pcl.weighting.base import Weighting
 from pcl.weighting.fixed import Mean
-from pcl_kernels import combine, gramian
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -123,6 +124,7 @@ class Trainer:
         self._like: Tensor | None = None  # an empty x with the shape and dtype that all samples have
         self._retrieval = generator(seed, "memory", "retrieval")
         self._storage = generator(seed, "memory", "storage")
+        self._workspace = Workspace()
         self._callbacks = Callbacks(callbacks)
 
     def use(self, *callbacks: object) -> None:
@@ -196,11 +198,11 @@ class Trainer:
         with self._all_or_nothing():
             recalled = self._recall()
             found = self._task_gradients(batches, recalled)  # g_i of every task i
-            gram = gramian(found.shared)  # <g_i, g_j>
+            gram = found.gramian()  # <g_i, g_j>
             check_finite(found.tasks, found.losses, gram)
             weights = self.weighting(gram, found.losses, found.tasks)  # lambda_i
             check_weights(weights, found.tasks)
-        direction = combine(found.shared, weights)  # d = sum_i lambda_i g_i
+        direction = found.combine(weights)  # d = sum_i lambda_i g_i
         self._update(direction, found.own)  # theta <- theta - gamma d
         self._discard(batches)
         step, self.step_count = self.step_count, self.step_count + 1
@@ -334,13 +336,17 @@ class Trainer:
 
     def _task_gradients(self, batches: dict[str, Batch], recalled: MemoryBatch | None) -> TaskGradients:
         model = self.model
-        losses: dict[str, Callable[[], Tensor]] = {
-            task: lambda task=task, x=x, y=y: model.losses(x, y, task).mean()  # type: ignore[misc]
-            for task, (x, y) in batches.items()
+        inputs = {task: x for task, (x, _) in batches.items()}
+        losses: dict[str, Callable[[Tensor], Tensor]] = {
+            task: lambda f, task=task, y=y: model.feature_losses(f, y, task).mean()  # type: ignore[misc]
+            for task, (_, y) in batches.items()
         }
         if recalled is not None:
-            losses[MEMORY] = lambda: model.mixed_losses(recalled.x, recalled.y, recalled.task, recalled.names).mean()
-        return task_gradients(losses, *self._parameters())
+            inputs[MEMORY] = recalled.x
+            losses[MEMORY] = lambda f: model.mixed_feature_losses(f, recalled.y, recalled.task, recalled.names).mean()
+        return task_gradients(
+            losses, *self._parameters(), model=model.backbone, inputs=inputs, root=model, workspace=self._workspace
+        )
 
     def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """(those on which tasks may conflict, the others)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -27,3 +28,8 @@ def image(like: Tensor, *shape: int) -> Tensor:
 def channels_last(t: Tensor) -> Tensor:
     """The tensor in channels-last memory."""
     return t.resolve_neg().movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def threads_for(numbers: int) -> int:
+    """Threads of torch's pool for a kernel that reads so many numbers: one for small work."""
+    return torch.get_num_threads() if numbers >= 1 << 17 else 1

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from pcl_kernels import _C
-from pcl_kernels._gradients import DTYPES, threads_for
+from pcl_kernels._gradients import DTYPES
 from pcl_kernels._registry import define, plain
-from pcl_kernels.memory_edit.layout import channels_last, image, layout, like_layout
+from pcl_kernels.memory_edit.layout import channels_last, image, layout, like_layout, threads_for
 
 Pair = Sequence[int]
 

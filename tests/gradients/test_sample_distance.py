@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pcl.gradients.sample_distance import WAYS, DistanceGradient, Problem, Rows, Way
-from pcl.gradients.sweep import Sweep, UncoveredError
+from pcl.gradients.sweep.recording import Sweep, UncoveredError
 from tests.gradients.distance_cases import MODELS, Through, central_differences, make_problem
 
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pcl.gradients.patch_gramians import Geometry
-from pcl.gradients.sweep_layers import BatchNorm, ChannelAffine, Conv2d, Linear, Shared
-from pcl.gradients.sweep_nodes import Add, CrossEntropy, Relu
+from pcl.gradients.sweep.layers import BatchNorm, ChannelAffine, Conv2d, Linear, Shared
+from pcl.gradients.sweep.nodes import Add, CrossEntropy, Relu
+from pcl.gradients.sweep.patch_gramians import Geometry
 
 if TYPE_CHECKING:
-    from pcl.gradients.sweep import Sweep
+    from pcl.gradients.sweep.recording import Sweep
 
 
 def _linear(sweep: "Sweep", input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:

@@ -14,8 +14,8 @@ backward:
 4. backward: R{delta}; at the input it is half of what is wanted.
 
 The operations are recorded while the losses are computed, at the level of torch functions, so that it does not matter
-how a model is written. Functions with a rule of their own are in :mod:`pcl.gradients.sweep_rules`; any other function
-without shared parameters runs as :class:`pcl.gradients.sweep_nodes.AnyOperation`.
+how a model is written. Functions with a rule of their own are in :mod:`pcl.gradients.sweep.rules`; any other function
+without shared parameters runs as :class:`pcl.gradients.sweep.nodes.AnyOperation`.
 """
 
 import weakref
@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pcl.gradients.sweep_nodes import AnyOperation, Node, Values, plus, tensors
-from pcl.gradients.sweep_rules import RULES
+from pcl.gradients.sweep.nodes import AnyOperation, Node, Values, plus, tensors
+from pcl.gradients.sweep.rules import RULES
 
 
 class UncoveredError(Exception):

@@ -1,7 +1,7 @@
 """Recorded operations without parameters, and what every recorded operation can do.
 
 A node keeps what its four sweeps need: the operation itself ran when it was made; ``backward``, ``r_forward`` and
-``r_backward`` are called in this order, once each. See :mod:`pcl.gradients.sweep`.
+``r_backward`` are called in this order, once each. See :mod:`pcl.gradients.sweep.recording`.
 """
 
 from collections.abc import Callable, Sequence

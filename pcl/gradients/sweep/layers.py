@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pcl.gradients.patch_gramians import Geometry, by_patches, by_patches_transposed, gramians_are_cheaper
-from pcl.gradients.sweep_nodes import Values, plus
+from pcl.gradients.sweep.nodes import Values, plus
+from pcl.gradients.sweep.patch_gramians import Geometry, by_patches, by_patches_transposed, gramians_are_cheaper
 from pcl_kernels import channel_affine, channel_sums, row_term, sample_conv, sample_conv_transpose
 
 

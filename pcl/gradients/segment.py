@@ -1,0 +1,1 @@
+"""One forward and one backward pass over the batches of all tasks."""
