@@ -75,6 +75,51 @@ def simplex_qp(
     threads: int,
     /,
 ) -> int: ...
+def channel_sums(
+    samples: int,
+    channels: int,
+    positions: int,
+    channels_last: bool,
+    dtype: int,
+    delta: int,
+    u: int,
+    sums: int,
+    products: int,
+    threads: int,
+    /,
+) -> None: ...
+def channel_affine(
+    samples: int,
+    channels: int,
+    positions: int,
+    channels_last: bool,
+    dtype: int,
+    u: int,
+    scale: int,
+    v: int,
+    p: int,
+    q: int,
+    out: int,
+    threads: int,
+    /,
+) -> None: ...
+def row_term(
+    dtype: int,
+    u: int,
+    v: int,
+    add: float,
+    minus: int,
+    out: int,
+    rows: int,
+    width: int,
+    width_v: int,
+    threads: int,
+    /,
+) -> None: ...
+def sample_conv(
+    shape: list[int], is_float: bool, a: int, delta: int, minus: int, v: int, out: int, threads: int, /
+) -> None: ...
+def sample_conv_transpose(shape: list[int], is_float: bool, v: int, delta: int, out: int, threads: int, /) -> None: ...
 def read_bytes(address: list[int], size: list[int], threads: int, /) -> int: ...
 def combine_sgd(
     operands: Operands,
