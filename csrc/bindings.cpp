@@ -1,5 +1,5 @@
 // The Python module `pcl_kernels._C`: one line per op, and the facts of the build.
-// Ops take addresses as integers; pcl_kernels/<op>/op.py checks shapes, dtypes and devices before it calls.
+// Ops take addresses or Operands; what is not as usual pcl_kernels/<op>/op.py checks before it calls.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -19,9 +19,13 @@ void register_combine_update(py::module_& m);
 void register_gramian(py::module_& m);
 void register_read_bytes(py::module_& m);
 void register_cagrad_dual(py::module_& m);
+void register_channel_affine(py::module_& m);
 void register_cone_qp(py::module_& m);
 void register_imtl_g(py::module_& m);
 void register_nash_mtl(py::module_& m);
+void register_row_term(py::module_& m);
+void register_sample_conv(py::module_& m);
+void register_operands(py::module_& m);
 void register_semidefinite_solve(py::module_& m);
 void register_simplex_qp(py::module_& m);
 
@@ -57,15 +61,19 @@ PYBIND11_MODULE(_C, m) {
     m.doc() = "Compiled kernels of pcl_kernels on raw addresses. Not for direct use.";
     pcl::register_build_facts(m);
     m.def("cuda_device_count", &pcl_cuda_device_count);
+    pcl::register_operands(m);
     pcl::register_combine(m);
     pcl::register_cuda(m);
     pcl::register_combine_update(m);
     pcl::register_gramian(m);
     pcl::register_read_bytes(m);
     pcl::register_cagrad_dual(m);
+    pcl::register_channel_affine(m);
     pcl::register_cone_qp(m);
     pcl::register_imtl_g(m);
     pcl::register_nash_mtl(m);
+    pcl::register_row_term(m);
+    pcl::register_sample_conv(m);
     pcl::register_semidefinite_solve(m);
     pcl::register_simplex_qp(m);
 }

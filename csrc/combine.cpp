@@ -19,21 +19,22 @@ void combine(const Gradients& g, const double* weights, const std::uintptr_t* ou
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include "operands.hpp"
 
 PCL_EVERY_ISA(void combine(const Gradients& g, const double* weights, const std::uintptr_t* out, bool accumulate,
                            int threads);)
 
 namespace pcl {
 
+// False, and nothing done, where the weights are not as usual.
 void register_combine(pybind11::module_& m) {
-    m.def("combine", [](int tasks, std::vector<std::uintptr_t> address, const std::vector<std::int64_t>& size,
-                        std::vector<int> dtype, const std::vector<double>& weights,
-                        const std::vector<std::uintptr_t>& out, bool accumulate, int threads) {
-        const Gradients g(tasks, std::move(address), size, std::move(dtype));
+    m.def("combine", [](const Operands& operands, pybind11::handle weights, bool accumulate, int threads) {
+        const auto w = read_weights(weights, operands.gradients.tasks);
+        if (!w) return false;
         pybind11::gil_scoped_release release;
-        PCL_BEST(combine)(g, weights.data(), out.data(), accumulate, threads);
+        PCL_BEST(combine)(operands.gradients, w->data(), operands.written[0].data(), accumulate,
+                          operands.threads(threads));
+        return true;
     });
 }
 

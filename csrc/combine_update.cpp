@@ -64,8 +64,7 @@ void combine_adamw(const Gradients& g, const double* weights, const Addresses& p
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include "operands.hpp"
 
 PCL_EVERY_ISA(void combine_sgd(const Gradients& g, const double* weights, const std::vector<std::uintptr_t>& params,
                                const std::vector<std::uintptr_t>& buffers, const Sgd& o, int threads);
@@ -76,27 +75,30 @@ PCL_EVERY_ISA(void combine_sgd(const Gradients& g, const double* weights, const 
 
 namespace pcl {
 
-using Ints = std::vector<std::int64_t>;
-using Pointers = std::vector<std::uintptr_t>;
-
+// False, and nothing done, where the weights are not as usual.
 void register_combine_update(pybind11::module_& m) {
-    m.def("combine_sgd", [](int tasks, Pointers address, const Ints& size, std::vector<int> dtype,
-                            const std::vector<double>& weights, const Pointers& params, const Pointers& buffers,
-                            double lr, double momentum, double dampening, double weight_decay, bool nesterov,
-                            bool first_step, int threads) {
-        const Gradients g(tasks, std::move(address), size, std::move(dtype));
+    m.def("combine_sgd", [](const Operands& operands, pybind11::handle weights, double lr, double momentum,
+                            double dampening, double weight_decay, bool nesterov, bool first_step, int threads) {
+        const auto w = read_weights(weights, operands.gradients.tasks);
+        if (!w) return false;
         const Sgd o{lr, momentum, dampening, weight_decay, nesterov, first_step};
+        const Addresses& params = operands.written[0];
+        const Addresses& buffers = operands.written.back();  // unread where there is no momentum
         pybind11::gil_scoped_release release;
-        PCL_BEST(combine_sgd)(g, weights.data(), params, buffers, o, threads);
+        PCL_BEST(combine_sgd)(operands.gradients, w->data(), params, buffers, o, operands.threads(threads));
+        return true;
     });
-    m.def("combine_adamw", [](int tasks, Pointers address, const Ints& size, std::vector<int> dtype,
-                              const std::vector<double>& weights, const Pointers& params, const Pointers& exp_avgs,
-                              const Pointers& exp_avg_sqs, std::int64_t step, double lr, double beta1, double beta2,
-                              double eps, double weight_decay, bool decoupled, int threads) {
-        const Gradients g(tasks, std::move(address), size, std::move(dtype));
+    m.def("combine_adamw", [](const Operands& operands, pybind11::handle weights, std::int64_t step, double lr,
+                              double beta1, double beta2, double eps, double weight_decay, bool decoupled,
+                              int threads) {
+        const auto w = read_weights(weights, operands.gradients.tasks);
+        if (!w) return false;
         const Adam o{step, lr, beta1, beta2, eps, weight_decay, decoupled};
+        const auto& written = operands.written;  // parameters, first and second moments
         pybind11::gil_scoped_release release;
-        PCL_BEST(combine_adamw)(g, weights.data(), params, exp_avgs, exp_avg_sqs, o, threads);
+        PCL_BEST(combine_adamw)(operands.gradients, w->data(), written[0], written[1], written[2], o,
+                                operands.threads(threads));
+        return true;
     });
 }
 

@@ -1,8 +1,9 @@
 // G = J Jᵀ for k task gradients that lie anywhere in memory, in one pass over their bytes.
 //
-// Columns are cut into chunks, chunks into blocks. A block's k rows are widened to doubles and packed into panels
-// of kTile rows that stay in the first-level cache; register tiles multiply panel by panel, the lower half only,
-// while the next block is fetched. Up to kTile rows are one tile, which runs straight over the rows in memory.
+// Columns are cut into chunks, chunks into blocks. Register tiles of kTile rows and columns multiply a block's rows,
+// the lower half only, while the next block is fetched to the second-level cache (rows of large tensors often lie a
+// multiple of the page size apart and would push each other out of the first). The tile on the diagonal reads its rows from memory, widens
+// them to doubles and leaves them packed in a panel in the first-level cache, where the other tiles find them.
 //
 // Every pair (i, j) sums in eight lanes over its chunk; the chunks' sums are added up pairwise. Products of
 // float32, float16 and bfloat16 are exact in double, and no chain of additions is long. The cut into chunks
@@ -77,9 +78,10 @@ Multiply tile_kernel(int rows, bool diagonal) {
     return diagonal ? &multiply<Rows, Rows, true> : &multiply<Rows, kTile, false>;
 }
 
-// sums[i][j][lane] += Σ_c row[i][c] row[j][c], j <= i, over 8 * groups columns of rows in memory.
-template <class T, int Rows>
-void multiply_rows(const T* const* row, std::int64_t groups, double* sums) {
+// sums[i][j][lane] += Σ_c row[i][c] row[j][c], j <= i, over 8 * groups columns of rows in memory. Where Keep, the rows
+// also go to `panel`; else they run on after these columns, and are fetched ahead.
+template <class T, int Rows, bool Keep>
+void multiply_rows(const T* const* row, std::int64_t groups, double* sums, double* panel) {
     for (int part = 0; part < kLanes; part += kWidth) {
         const T* from[Rows];
         for (int i = 0; i < Rows; ++i) from[i] = row[i] + part;
@@ -88,12 +90,16 @@ void multiply_rows(const T* const* row, std::int64_t groups, double* sums) {
         for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 8
             for (int j = 0; j <= i; ++j) sum[i][j] = load(sums + (i * Rows + j) * kLanes + part);
-        for (std::int64_t c = 0; c < groups * kLanes; c += kLanes) {
+        double* to = panel + part;
+        for (std::int64_t c = 0; c < groups * kLanes; c += kLanes, to += Rows * kLanes) {
             Vec x[Rows];
 #pragma GCC unroll 8
             for (int i = 0; i < Rows; ++i) {
                 x[i] = widen_vec(from[i] + c);
-                __builtin_prefetch(from[i] + c + kAhead);
+                if (Keep)
+                    store(to + i * kLanes, x[i]);
+                else
+                    __builtin_prefetch(from[i] + c + kAhead);
             }
 #pragma GCC unroll 8
             for (int i = 0; i < Rows; ++i)
@@ -107,15 +113,16 @@ void multiply_rows(const T* const* row, std::int64_t groups, double* sums) {
     }
 }
 
-template <class T, int Rows = kTile>
-void multiply_rows(int rows, const T* const* row, std::int64_t groups, double* sums) {
+template <class T, bool Keep, int Rows = kTile>
+void multiply_rows(int rows, const T* const* row, std::int64_t groups, double* sums, double* panel) {
     if constexpr (Rows > 1) {
-        if (rows < Rows) return multiply_rows<T, Rows - 1>(rows, row, groups, sums);
+        if (rows < Rows) return multiply_rows<T, Keep, Rows - 1>(rows, row, groups, sums, panel);
     }
-    multiply_rows<T, Rows>(row, groups, sums);
+    multiply_rows<T, Rows, Keep>(row, groups, sums, panel);
 }
 
-// The k x k lower half as a list of tiles, and where each keeps its sums.
+// The k x k lower half as a list of tiles, in each panel's rows the one on the diagonal first, and where each keeps
+// its sums.
 struct Tile {
     int i, j;  // first row, first column
     int rows, columns;
@@ -127,7 +134,7 @@ std::vector<Tile> tiles_of(int k) {
     std::vector<Tile> tiles;
     std::int64_t at = 0;
     for (int i = 0; i < k; i += kTile)
-        for (int j = 0; j <= i; j += kTile) {
+        for (int j = i; j >= 0; j -= kTile) {
             const int rows = std::min(kTile, k - i), columns = i == j ? rows : kTile;
             tiles.push_back({i, j, rows, columns, at, tile_kernel(rows, i == j)});
             at += rows * columns;
@@ -179,28 +186,43 @@ private:
             using T = std::remove_pointer_t<decltype(type)>;
             const T* row[kTile];
             for (int i = 0; i < g_.tasks; ++i) row[i] = reinterpret_cast<const T*>(address[i]) + piece.offset;
-            multiply_rows<T>(g_.tasks, row, groups, lanes_.get());
+            multiply_rows<T, false>(g_.tasks, row, groups, lanes_.get(), nullptr);
         });
         return groups * kLanes;
     }
 
     void multiply_block(std::int64_t lo, std::int64_t hi) {
-        fill(lo, hi);
+        const bool whole = covered(lo, hi);
+        if (!whole) fill(lo, hi);
         const std::int64_t groups = (hi - lo + kLanes - 1) / kLanes;
         int fetched = 0, done = 0;
         for (const Tile& t : tiles_) {
             const int until = static_cast<int>(std::int64_t{g_.tasks} * ++done / static_cast<int>(tiles_.size()));
             for (; fetched < until; ++fetched)
                 for (std::int64_t byte = 0; byte < next_bytes_; byte += 64)
-                    __builtin_prefetch(reinterpret_cast<const char*>(next_[fetched] + byte));
-            t.multiply(panel(t.i), panel(t.j), groups, lanes_.get() + t.at * kLanes);
+                    __builtin_prefetch(reinterpret_cast<const char*>(next_[fetched] + byte), 0, 2);
+            double* sums = lanes_.get() + t.at * kLanes;
+            if (whole && t.i == t.j)
+                multiply_in_memory(t, groups, sums);
+            else
+                t.multiply(panel(t.i), panel(t.j), groups, sums);
         }
+    }
+
+    // The tile on the diagonal of a block that is `covered`; leaves its rows in their panel.
+    void multiply_in_memory(const Tile& t, std::int64_t groups, double* sums) {
+        with_type(dtype_, [&](auto* type) {
+            using T = std::remove_pointer_t<decltype(type)>;
+            const T* row[kTile];
+            for (int i = 0; i < t.rows; ++i)
+                row[i] = reinterpret_cast<const T*>(next_[t.i + i] - kBlock * sizeof(T));
+            multiply_rows<T, true>(t.rows, row, groups, sums, panel(t.i));
+        });
     }
 
     // Packs columns [lo, hi), the last group of eight filled up with zeros, and notes where the rows go on.
     void fill(std::int64_t lo, std::int64_t hi) {
-        const bool whole = covered(lo, hi);
-        if (!whole) std::memset(packed_.get(), 0, g_.tasks * kBlock * sizeof(double));
+        std::memset(packed_.get(), 0, g_.tasks * kBlock * sizeof(double));
         Piece piece;
         for (Pieces pieces(g_, lo, hi); pieces.next(piece);)
             with_type(g_.dtype[piece.parameter], [&](auto* type) {
@@ -218,12 +240,16 @@ private:
             });
     }
 
-    // True where one parameter that every task has fills the block, so that no place keeps an old value.
-    bool covered(std::int64_t lo, std::int64_t hi) const {
+    // True where one parameter that every task has fills the block; then notes where the rows go on.
+    bool covered(std::int64_t lo, std::int64_t hi) {
         Piece piece;
         Pieces(g_, lo, hi).next(piece);
         const std::uintptr_t* address = &g_.address[piece.parameter * g_.tasks];
-        return piece.size == kBlock && std::all_of(address, address + g_.tasks, [](auto a) { return a != 0; });
+        if (piece.size < kBlock || std::any_of(address, address + g_.tasks, [](auto a) { return a == 0; })) return false;
+        dtype_ = g_.dtype[piece.parameter];
+        next_bytes_ = kBlock * dtype_bytes[dtype_];
+        for (int i = 0; i < g_.tasks; ++i) next_[i] = address[i] + (piece.offset + kBlock) * dtype_bytes[dtype_];
+        return true;
     }
 
     double* panel(int i) const { return packed_.get() + i * kBlock; }
@@ -234,6 +260,7 @@ private:
     Buffer lanes_, packed_;
     std::vector<std::uintptr_t> next_;  // where each row goes on after the block
     std::int64_t next_bytes_ = 0;
+    int dtype_ = f32;  // of a covered block
 };
 
 }  // namespace
@@ -274,19 +301,16 @@ void gramian(const Gradients& g, double* gram, int threads) {
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include "operands.hpp"
 
 PCL_EVERY_ISA(void gramian(const Gradients& g, double* gram, int threads);)
 
 namespace pcl {
 
 void register_gramian(pybind11::module_& m) {
-    m.def("gramian", [](int tasks, std::vector<std::uintptr_t> address, const std::vector<std::int64_t>& size,
-                        std::vector<int> dtype, std::uintptr_t gram, int threads) {
-        const Gradients g(tasks, std::move(address), size, std::move(dtype));
+    m.def("gramian", [](const Operands& operands, std::uintptr_t gram, int threads) {
         pybind11::gil_scoped_release release;
-        PCL_BEST(gramian)(g, reinterpret_cast<double*>(gram), threads);
+        PCL_BEST(gramian)(operands.gradients, reinterpret_cast<double*>(gram), operands.threads(threads));
     });
 }
 

@@ -6,18 +6,22 @@ def isa() -> str: ...
 def isas() -> list[str]: ...
 def use_isa(name: str) -> None: ...
 def cuda_device_count() -> int: ...
-def gramian(tasks: int, address: list[int], size: list[int], dtype: list[int], gram: int, threads: int, /) -> None: ...
-def combine(
-    tasks: int,
-    address: list[int],
-    size: list[int],
-    dtype: list[int],
-    weights: list[float],
-    out: list[int],
-    accumulate: bool,
-    threads: int,
-    /,
-) -> None: ...
+
+class Operands:
+    def __init__(
+        self, tasks: int, address: list[int], size: list[int], dtype: list[int], written: list[list[int]], /
+    ) -> None: ...
+    @property
+    def tasks(self) -> int: ...
+    @property
+    def listed(self) -> bool: ...
+
+def use_torch(tensor: type, parameter: type, /) -> bool: ...
+def read(
+    grads: object, written: tuple[object, ...], refuse_grad: bool, refuse_grad_written: bool, /
+) -> Operands | None: ...
+def gramian(operands: Operands, gram: int, threads: int, /) -> None: ...
+def combine(operands: Operands, weights: object, accumulate: bool, threads: int, /) -> bool: ...
 def cagrad_dual(
     gram: int,
     is_float: bool,
@@ -71,15 +75,55 @@ def simplex_qp(
     threads: int,
     /,
 ) -> int: ...
+def channel_sums(
+    samples: int,
+    channels: int,
+    positions: int,
+    channels_last: bool,
+    dtype: int,
+    delta: int,
+    u: int,
+    sums: int,
+    products: int,
+    threads: int,
+    /,
+) -> None: ...
+def channel_affine(
+    samples: int,
+    channels: int,
+    positions: int,
+    channels_last: bool,
+    dtype: int,
+    u: int,
+    scale: int,
+    v: int,
+    p: int,
+    q: int,
+    out: int,
+    threads: int,
+    /,
+) -> None: ...
+def row_term(
+    dtype: int,
+    u: int,
+    v: int,
+    add: float,
+    minus: int,
+    out: int,
+    rows: int,
+    width: int,
+    width_v: int,
+    threads: int,
+    /,
+) -> None: ...
+def sample_conv(
+    shape: list[int], is_float: bool, a: int, delta: int, minus: int, v: int, out: int, threads: int, /
+) -> None: ...
+def sample_conv_transpose(shape: list[int], is_float: bool, v: int, delta: int, out: int, threads: int, /) -> None: ...
 def read_bytes(address: list[int], size: list[int], threads: int, /) -> int: ...
 def combine_sgd(
-    tasks: int,
-    address: list[int],
-    size: list[int],
-    dtype: list[int],
-    weights: list[float],
-    params: list[int],
-    buffers: list[int],
+    operands: Operands,
+    weights: object,
     lr: float,
     momentum: float,
     dampening: float,
@@ -88,16 +132,10 @@ def combine_sgd(
     first_step: bool,
     threads: int,
     /,
-) -> None: ...
+) -> bool: ...
 def combine_adamw(
-    tasks: int,
-    address: list[int],
-    size: list[int],
-    dtype: list[int],
-    weights: list[float],
-    params: list[int],
-    exp_avgs: list[int],
-    exp_avg_sqs: list[int],
+    operands: Operands,
+    weights: object,
     step: int,
     lr: float,
     beta1: float,
@@ -107,7 +145,7 @@ def combine_adamw(
     decoupled: bool,
     threads: int,
     /,
-) -> None: ...
+) -> bool: ...
 
 # only where the CUDA sources were built (BUILD["cuda"]); pcl_kernels._cuda finds them by name
 def cuda_simplex_qp_workspace(batch: int, k: int, /) -> int: ...

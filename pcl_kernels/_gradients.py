@@ -7,21 +7,27 @@ Three forms, none of which is ever concatenated or copied:
 * k lists of per-parameter tensors; `None` is a gradient of zeros, as in `torch.autograd.grad`.
 
 Inside they become one flat list, parameter by parameter, `tensors[p * k + i]` for task i. Everything is
-checked here, before an op touches anything.
+checked here, before an op touches anything. Calls that are as usual (plain CPU tensors in one memory order) are
+read and checked by csrc/operands.cpp in place of this file, in a fraction of the time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from pcl_kernels import _C
 
 Grads: TypeAlias = Tensor | Sequence[Tensor] | Sequence[Sequence[Tensor | None]]
 
 #: the kernels' numbering of dtypes (csrc/gradients.hpp)
 DTYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+
+#: False for torch < 2.10, where every call is read here
+READ_IN_CPP: bool = _C.use_torch(Tensor, nn.Parameter)
 
 
 class TaskGradients(NamedTuple):
@@ -119,13 +125,10 @@ def _check(grads: TaskGradients, op: str) -> None:
                 raise ValueError(f"{where}: on {t.device}, but earlier gradients are on {seen.device}")
 
 
-class Addresses(NamedTuple):
-    """Where the tensors of a call lie, for the compiled kernels."""
+class Operands(NamedTuple):
+    """The tensors of a call as the compiled kernels take them."""
 
-    address: list[int]  # [parameter * tasks + task], 0 for None
-    size: list[int]  # elements of each parameter
-    dtype: list[int]
-    targets: list[list[int]]  # for each list of tensors to write: address of every parameter's, 0 for None
+    compiled: Any  # their addresses (csrc/operands.hpp)
     groups: list[list[Tensor | None]]  # the tensors behind the addresses, copies among them, kept alive
     copies: list[tuple[Tensor, Tensor]]  # (tensor to write, contiguous copy written in its place)
 
@@ -135,27 +138,31 @@ class Addresses(NamedTuple):
             original.copy_(copy)
 
 
-def addresses(tensors: Sequence[Tensor | None], tasks: int, *targets: Sequence[Tensor | None]) -> Addresses:
+def operands(tensors: Sequence[Tensor | None], tasks: int, *targets: Sequence[Tensor | None]) -> Operands:
     """Addresses of `tensors[parameter * tasks + task]` and of `targets[...][parameter]`, all on the CPU.
 
     Where all tensors of a parameter share one dense layout (channels-last or transposed gradients, say),
     their elements are visited in memory order as they are. Else those that are not contiguous are copied, and
     only those; targets among them receive their values by `write_back`.
     """
-    at = Addresses([], [], [], [[] for _ in targets], [], [])
+    address: list[int] = []  # [parameter * tasks + task], 0 for None
+    size: list[int] = []  # elements of each parameter
+    dtype: list[int] = []
+    to: list[list[int]] = [[] for _ in targets]  # address of every parameter's target, 0 for None
+    groups, copies = [], []
     for p in range(len(tensors) // tasks):
         written = [target[p] for target in targets]
         group = aligned([*tensors[p * tasks : (p + 1) * tasks], *written])
         first = next((t for t in group[:tasks] if t is not None), None)
-        at.address.extend([0 if t is None else t.data_ptr() for t in group[:tasks]])
-        at.size.append(0 if first is None else first.numel())
-        at.dtype.append(0 if first is None else DTYPES[first.dtype])
-        at.groups.append(group)
-        for column, original, used in zip(at.targets, written, group[tasks:], strict=True):
+        address.extend([0 if t is None else t.data_ptr() for t in group[:tasks]])
+        size.append(0 if first is None else first.numel())
+        dtype.append(0 if first is None else DTYPES[first.dtype])
+        groups.append(group)
+        for column, original, used in zip(to, written, group[tasks:], strict=True):
             column.append(0 if used is None else used.data_ptr())
             if original is not None and used is not None and used is not original:
-                at.copies.append((original, used))
-    return at
+                copies.append((original, used))
+    return Operands(_C.Operands(tasks, address, size, dtype, to), groups, copies)
 
 
 def aligned(group: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -183,8 +190,3 @@ def share_dense_layout(tensors: Sequence[Tensor]) -> bool:
                 return False
             expected *= extent
     return True
-
-
-def threads_for(elements: int) -> int:
-    """Threads of torch's pool that a kernel reading `elements` numbers may use: one for small work."""
-    return torch.get_num_threads() if elements >= 1 << 17 else 1

@@ -71,9 +71,11 @@ def _imported_at_first_call(name: str, target: str) -> Callable[..., Any]:
 def plain(*tensors: Tensor) -> bool:
     """True where calling the compiled CPU function directly gives what the registered op would give.
 
-    That is: ordinary CPU tensors, none of which wants a gradient, and nobody listening in (no compiler, no
-    dispatch mode such as FakeTensorMode, no functorch transform).
+    That is: ordinary CPU tensors, none of which wants a gradient, and nobody listening in.
     """
-    if _is_dynamo_compiling() or _dispatch_modes() or _functorch() is not None:
-        return False
-    return all(type(t) is Tensor and t.is_cpu and not t.requires_grad for t in tensors)
+    return unobserved() and all(type(t) is Tensor and t.is_cpu and not t.requires_grad for t in tensors)
+
+
+def unobserved() -> bool:
+    """True where nobody listens in: no compiler, no dispatch mode such as FakeTensorMode, no functorch transform."""
+    return not (_is_dynamo_compiling() or _dispatch_modes() or _functorch() is not None)

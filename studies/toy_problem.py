@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from pcl import EMGD, MGDA, Mean, Weighting, task_gradients
-from pcl_kernels import combine, gramian
 
 START = (3.0, 3.0)
 STEP_SIZE = 2e-5
@@ -50,8 +49,8 @@ def descend(weighting: Weighting) -> Tensor:
         path.append(torch.stack([*p.detach(), f1(p).detach(), f2(p).detach()]))
         losses = {"f1": partial(f1, p)} | ({"f2": partial(f2, p)} if iteration >= ARRIVAL else {})
         found = task_gradients(losses, [p], [])
-        weights = weighting(gramian(found.shared), found.losses, found.tasks)
-        (direction,) = combine(found.shared, weights)
+        weights = weighting(found.gramian(), found.losses, found.tasks)
+        (direction,) = found.combine(weights)
         with torch.no_grad():
             p -= STEP_SIZE * direction
     return torch.stack(path)

@@ -1,55 +1,141 @@
-"""One gradient per task, by one backward pass per task."""
+"""One gradient per task: the entry, and the choice of a strategy."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-Gradient = list[Tensor | None]
-"""One tensor per parameter, in the parameter's own layout; None where the loss does not depend on it."""
+from pcl.gradients.coverage import closures, snapshot, why_not
+from pcl.gradients.loop import loop
+from pcl.gradients.one_pass import LowMemoryGradients, OnePass, SegmentGradients
+from pcl.gradients.result import TaskGradients
+from pcl.gradients.shared_input import FeatureGradients, of_parameters
+from pcl.gradients.tape import Uncovered
+from pcl.gradients.workspace import Workspace
+from pcl.notices import say_once
 
+Strategy = Literal["auto", "loop", "segment", "lowmem"]
+Level = Literal["parameters", "features"]
+Loss = Callable[..., Tensor]
 
-@dataclass(frozen=True)
-class TaskGradients:
-    """What :func:`task_gradients` found.
-
-    Attributes:
-        tasks: the k tasks, in the order of everything below.
-        losses: ``(k,)``, detached.
-        shared: k gradients with respect to the parameters on which the tasks may conflict.
-        own: the gradient of the sum of all losses with respect to the remaining parameters (heads).
-    """
-
-    tasks: tuple[str, ...]
-    losses: Tensor
-    shared: list[Gradient]
-    own: Gradient
+_SMALL_BATCH = 4  # samples a task, up to which convolutions on a CPU gain from one pass (bench/steps.py)
 
 
 def task_gradients(
-    losses: Mapping[str, Callable[[], Tensor]], shared: Sequence[Tensor], own: Sequence[Tensor]
+    losses: Mapping[str, Loss],
+    shared: Sequence[Tensor],
+    own: Sequence[Tensor] = (),
+    *,
+    model: Callable[[Any], Any] | None = None,
+    inputs: Mapping[str, Any] | Tensor | None = None,
+    root: nn.Module | None = None,
+    strategy: Strategy = "auto",
+    level: Level = "parameters",
+    workspace: Workspace | None = None,
 ) -> TaskGradients:
     """g_i = d loss_i / d shared for every task i, and sum_i d loss_i / d own.
 
-    Every task's graph is built, used and freed before the next one, so that memory does not grow with the
-    number of tasks beyond their gradients.
+    Three forms::
+
+        task_gradients({"a": lambda: loss_a(model(x_a)), ...}, shared, own)
+        task_gradients({"a": loss_a, ...}, shared, own, model=model, inputs={"a": x_a, ...})
+        task_gradients({"a": loss_a, ...}, shared, own, model=model, inputs=x)
+
+    The first takes any model and runs one forward and backward pass per task. In the second, tasks have batches of
+    their own, and loss_a gets ``model(x_a)``. Its strategies give the same numbers up to rounding:
+
+    - "loop": one forward and backward pass per task.
+    - "segment": one for all tasks; the gradient of every layer is split by task. Linear, Conv1d to 3d, Embedding,
+      LayerNorm, GroupNorm and BatchNorm, which normalises every task by its own batch, may own shared parameters.
+    - "lowmem": the same without ever storing k gradients; the direction takes one more backward pass.
+    - "auto": "segment", but "loop" for one task, for a model that is not covered, and on a CPU for a model with
+      convolutions and more than 4 samples a task, whose single batch already fills the caches.
+
+    Whether "segment" and "lowmem" cover a model is found out by running its first two tasks both ways, once per
+    workspace. A model that they do not cover runs in the loop, and a warning says once why: layers of other types with
+    shared parameters, dropout (its random numbers would not be those of the loop), samples that meet across rows, an
+    output that is not one tensor with a row for every row of the input. A parameter that no row of a task reaches
+    has None for a gradient, as in the loop.
+
+    In the third form all tasks share one batch, and the model runs forward once; see
+    :mod:`pcl.gradients.shared_input` for its two levels.
 
     Args:
-        losses: for each task a function that runs its forward pass and returns its scalar loss.
+        losses: for each task a function that returns its scalar loss: of nothing, or of the model's output.
         shared: parameters whose task gradients are kept apart.
         own: parameters whose task gradients are summed.
+        model, inputs: the model that all tasks run, and for each task its input, or one for all.
+        root: the module that contains all layers with shared parameters, if the losses use some too; default the
+            model.
+        strategy: see above.
+        level: "features" for the Gramian with respect to the model's output instead of the parameters; needs one input
+            for all tasks.
+        workspace: kept between calls, see :class:`Workspace`; without one, everything is found out and allocated anew.
+
+    Raises:
+        ValueError: for no task, an unknown strategy or level, a model without inputs, inputs of other tasks than the
+            losses, or a strategy or level that the form does not have.
     """
-    values: list[Tensor] = []
-    kept: list[Gradient] = []
-    total: Gradient = [None] * len(own)
-    for loss_of in losses.values():
-        loss = loss_of()
-        found = torch.autograd.grad(loss, [*shared, *own], allow_unused=True)
-        values.append(loss.detach())
-        kept.append(list(found[: len(shared)]))
-        for j, gradient in enumerate(found[len(shared) :]):
-            if gradient is not None:
-                so_far = total[j]
-                total[j] = gradient if so_far is None else so_far + gradient
-    return TaskGradients(tuple(losses), torch.stack(values), kept, total)
+    _check(losses, model, inputs, strategy, level)
+    if model is None or inputs is None:
+        return loop(losses, shared, own)
+    if isinstance(inputs, Tensor):
+        form = FeatureGradients if level == "features" else of_parameters
+        return form(losses, shared, own, model, inputs)
+    if root is None and isinstance(model, nn.Module):
+        root = model
+    if strategy == "loop" or len(losses) == 1 or (strategy == "auto" and _fills_the_caches(root, inputs)):
+        return loop(closures(model, inputs, losses), shared, own)
+    workspace = Workspace() if workspace is None else workspace
+    why = why_not(losses, shared, own, model, inputs, root, workspace)
+    if not why and root is not None:
+        restore = snapshot(root)
+        try:
+            run = OnePass(losses, shared, own, model, inputs, root)
+            if strategy == "lowmem":
+                return LowMemoryGradients(tuple(losses), run, shared)
+            return SegmentGradients(tuple(losses), run, shared, workspace)
+        except Uncovered as reason:
+            why = str(reason)
+            restore()
+    say_once(f"task gradients take one backward pass per task: {why}")
+    return loop(closures(model, inputs, losses), shared, own)
+
+
+def _fills_the_caches(root: nn.Module | None, inputs: Mapping[str, Any]) -> bool:
+    """Whether every task's batch alone keeps a CPU busy with convolutions, as measured in bench/steps.py."""
+    batches = list(inputs.values())
+    if root is None or not all(isinstance(x, Tensor) and x.dim() and x.device.type == "cpu" for x in batches):
+        return False
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return sum(map(len, batches)) > _SMALL_BATCH * len(batches) and any(
+        isinstance(m, convolutions) for m in root.modules()
+    )
+
+
+def _check(
+    losses: Mapping[str, Loss],
+    model: Callable[[Any], Any] | None,
+    inputs: Mapping[str, Any] | Tensor | None,
+    strategy: Strategy,
+    level: Level,
+) -> None:
+    for name, value, known in (("strategy", strategy, get_args(Strategy)), ("level", level, get_args(Level))):
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {', '.join(known)}; got {value!r}")
+    if not losses:
+        raise ValueError("task_gradients: expected the loss of at least one task; got none")
+    if (model is None) != (inputs is None):
+        raise ValueError("task_gradients: model and inputs go together; pass both, or losses of no argument")
+    one_pass = strategy in ("segment", "lowmem")
+    if inputs is None and one_pass:
+        raise ValueError(f"strategy: {strategy!r} runs the model once for all tasks; pass model and inputs")
+    if isinstance(inputs, Tensor) and one_pass:
+        raise ValueError(f"strategy: {strategy!r} is for tasks with batches of their own; got one input for all tasks")
+    if level == "features" and not isinstance(inputs, Tensor):
+        raise ValueError("level: 'features' compares gradients on one batch; pass one tensor as inputs for all tasks")
+    if isinstance(inputs, Mapping) and list(inputs) != list(losses):
+        raise ValueError(
+            f"task_gradients: inputs and losses must have the same tasks in the same order; got {list(inputs)} "
+            f"and {list(losses)}"
+        )

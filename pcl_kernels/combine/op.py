@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from pcl_kernels import _C
-from pcl_kernels._gradients import Grads, TaskGradients, addresses, aligned, read, threads_for
+from pcl_kernels._gradients import Grads, TaskGradients, aligned, operands, read
 from pcl_kernels._pointers import upload
-from pcl_kernels._registry import define, plain
+from pcl_kernels._registry import define, plain, unobserved
 
 
 @overload
@@ -63,6 +63,10 @@ def combine(
 
     Source: EMGD (arXiv 2401.01054), the common direction d = Σ_i λ_i g_i of Algorithm 1.
     """
+    if unobserved() and (out is not None or not accumulate):
+        usual = _usual(grads, weights, out, accumulate)
+        if usual is not None:
+            return usual
     task_gradients = read(grads, "combine")
     w = read_weights(weights, task_gradients, "combine")
     if out is None:
@@ -76,6 +80,36 @@ def combine(
     (d,) = sums
     assert d is not None
     return d
+
+
+def _usual(grads: Any, weights: Any, out: Any, accumulate: bool) -> Tensor | list[Tensor | None] | None:
+    """The result where all is as usual (see csrc/operands.cpp); None, and nothing done, where it is not."""
+    refuse_grad = torch.is_grad_enabled()
+    if refuse_grad and isinstance(weights, Tensor) and weights.requires_grad:
+        return None
+    sums: Any = _outputs(grads) if out is None else out
+    if sums is None:
+        return None
+    operands = _C.read(grads, (sums,), refuse_grad, refuse_grad)
+    if operands is None or operands.listed == isinstance(sums, Tensor):
+        return None
+    if not _C.combine(operands, weights, accumulate, torch.get_num_threads()):
+        return None
+    if out is not None:
+        increment_version(sums)
+    return list(sums) if operands.listed else sums
+
+
+def _outputs(grads: Any) -> Tensor | list[Tensor] | None:
+    """New tensors like one task's gradients; None where some parameter is not in the first task's."""
+    if isinstance(grads, Tensor):
+        return torch.empty_like(grads[0]) if grads.dim() == 2 and len(grads) else None
+    first = grads[0] if isinstance(grads, list | tuple) and grads else None
+    if isinstance(first, Tensor):
+        return torch.empty_like(first)
+    if isinstance(first, list | tuple) and all(isinstance(g, Tensor) for g in first):
+        return [torch.empty_like(g) for g in first]
+    return None
 
 
 def read_weights(weights: Tensor | Sequence[float], grads: TaskGradients, op: str) -> Tensor:
@@ -130,10 +164,9 @@ def _cpu_into(
         next(rest) if any(t is not None for t in tensors[p : p + tasks]) else None
         for p in range(0, len(tensors), tasks)
     ]
-    at = addresses(tensors, tasks, targets)
-    threads = threads_for(tasks * sum(at.size))
-    _C.combine(tasks, at.address, at.size, at.dtype, weights.tolist(), at.targets[0], accumulate, threads)
-    at.write_back()
+    found = operands(tensors, tasks, targets)
+    _C.combine(found.compiled, weights, accumulate, torch.get_num_threads())
+    found.write_back()
 
 
 def _fake(tensors: Sequence[Tensor | None], weights: Tensor, tasks: int) -> list[Tensor]:

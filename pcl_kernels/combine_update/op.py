@@ -10,14 +10,13 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from pcl_kernels import _C
-from pcl_kernels._gradients import Addresses, Grads, TaskGradients, addresses, read, threads_for
-from pcl_kernels._registry import define, plain
+from pcl_kernels._gradients import Grads, TaskGradients, operands, read
+from pcl_kernels._registry import define, plain, unobserved
 from pcl_kernels.combine.op import read_weights
 
 Tensors = Sequence[Tensor]
 
 
-@torch.no_grad()
 def combine_sgd_(
     params: Tensors,
     grads: Grads,
@@ -50,22 +49,24 @@ def combine_sgd_(
             momentum without buffers, or Nesterov without momentum or with dampening. Nothing is changed then.
     """
     op = "combine_sgd_"
-    task_gradients = read(grads, op)
-    w = read_weights(weights, task_gradients, op)
     if nesterov and (momentum <= 0 or dampening != 0):
         raise ValueError(f"{op}: nesterov needs momentum > 0 and dampening = 0; got {momentum} and {dampening}")
     if momentum and momentum_buffers is None:
         raise ValueError(f"{op}: momentum {momentum} needs momentum_buffers, one per parameter; got None")
+    settings = (float(lr), float(momentum), float(dampening), float(weight_decay), nesterov, first_step)
+    written = (params, momentum_buffers) if momentum and momentum_buffers is not None else (params,)
+    if _usual(_C.combine_sgd, written, grads, weights, settings):
+        return
+    task_gradients = read(grads, op)
+    w = read_weights(weights, task_gradients, op)
     used = _matching(task_gradients, op, params=params)
     if momentum and momentum_buffers is not None:
         used += _matching(task_gradients, op, momentum_buffers=momentum_buffers)
     else:
         used.append([])
-    settings = (float(lr), float(momentum), float(dampening), float(weight_decay), nesterov, first_step)
     _run(_sgd_cpu, _sgd_op, used, task_gradients, w, settings)
 
 
-@torch.no_grad()
 def combine_adamw_(
     params: Tensors,
     grads: Grads,
@@ -99,14 +100,28 @@ def combine_adamw_(
             step below 1. Nothing is changed then.
     """
     op = "combine_adamw_"
-    task_gradients = read(grads, op)
-    w = read_weights(weights, task_gradients, op)
     if step < 1:
         raise ValueError(f"{op}: step counts from 1; got {step}")
-    used = _matching(task_gradients, op, params=params, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
     beta1, beta2 = betas
     settings = (step, float(lr), float(beta1), float(beta2), float(eps), float(weight_decay), decoupled)
+    if _usual(_C.combine_adamw, (params, exp_avgs, exp_avg_sqs), grads, weights, settings):
+        return
+    task_gradients = read(grads, op)
+    w = read_weights(weights, task_gradients, op)
+    used = _matching(task_gradients, op, params=params, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
     _run(_adamw_cpu, _adamw_op, used, task_gradients, w, settings)
+
+
+def _usual(compiled: Any, written: tuple[Tensors, ...], grads: Any, weights: Any, settings: tuple[Any, ...]) -> bool:
+    """Do the step where all is as usual (see csrc/operands.cpp); False, and nothing done, where it is not."""
+    if not unobserved() or any(isinstance(w, Tensor) for w in written):
+        return False
+    operands = _C.read(grads, written, False, False)
+    if operands is None or not compiled(operands, weights, *settings, torch.get_num_threads()):
+        return False
+    for tensors in written:
+        increment_version(tensors)
+    return True
 
 
 def _matching(grads: TaskGradients, op: str, **lists: Tensors) -> list[list[Tensor]]:
@@ -134,6 +149,7 @@ def _matching(grads: TaskGradients, op: str, **lists: Tensors) -> list[list[Tens
     return used
 
 
+@torch.no_grad()
 def _run(cpu: Any, op: Any, used: list[list[Tensor]], grads: TaskGradients, weights: Tensor, settings: Any) -> None:
     tensors = [t for p in range(grads.parameters) for t in _if_any(grads.of(p))]
     written = [t for ts in used for t in ts]
@@ -147,20 +163,13 @@ def _if_any(group: list[Tensor | None]) -> list[Tensor | None]:
     return group if any(t is not None for t in group) else []
 
 
-def _at(tensors: Sequence[Tensor | None], tasks: int, *written: Tensors) -> tuple[Addresses, int]:
-    at = addresses(tensors, tasks, *(w for w in written if w))
-    return at, threads_for((tasks + 2) * sum(at.size))
-
-
 def _sgd_cpu(
     params: Tensors, buffers: Tensors, tensors: Sequence[Tensor | None], w: Tensor, tasks: int, *settings: Any
 ) -> None:
-    at, threads = _at(tensors, tasks, params, buffers)
-    state = at.targets if buffers else [*at.targets, []]
-    call: Any = (tasks, at.address, at.size, at.dtype, w.tolist(), *state, *settings, threads)
-    if params:
-        _C.combine_sgd(*call)
-    at.write_back()
+    found = operands(tensors, tasks, params, *([buffers] if buffers else []))
+    call: Any = (found.compiled, w, *settings, torch.get_num_threads())
+    _C.combine_sgd(*call)
+    found.write_back()
 
 
 def _adamw_cpu(
@@ -172,11 +181,10 @@ def _adamw_cpu(
     tasks: int,
     *settings: Any,
 ) -> None:
-    at, threads = _at(tensors, tasks, params, exp_avgs, exp_avg_sqs)
-    call: Any = (tasks, at.address, at.size, at.dtype, w.tolist(), *at.targets, *settings, threads)
-    if params:
-        _C.combine_adamw(*call)
-    at.write_back()
+    found = operands(tensors, tasks, params, exp_avgs, exp_avg_sqs)
+    call: Any = (found.compiled, w, *settings, torch.get_num_threads())
+    _C.combine_adamw(*call)
+    found.write_back()
 
 
 def _fake(*_: Any) -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pcl_kernels import _C
-from pcl_kernels._gradients import DTYPES, Grads, TaskGradients, addresses, read, threads_for
-from pcl_kernels._registry import define, plain
+from pcl_kernels._gradients import DTYPES, Grads, TaskGradients, operands, read
+from pcl_kernels._registry import define, plain, unobserved
 from pcl_kernels.combine.op import combine_tensors
 
 
@@ -46,8 +46,8 @@ def gramian(grads: Grads, *, out_dtype: torch.dtype | None = None) -> Tensor:
             f"gramian: out_dtype must be float16, bfloat16, float32 or float64; got {out_dtype}. "
             "Leave it out for float64"
         )
-    task_gradients = read(grads, "gramian")
-    gram = _dispatch(task_gradients)
+    usual = _C.read(grads, (), torch.is_grad_enabled(), False) if unobserved() else None
+    gram = _dispatch(read(grads, "gramian")) if usual is None else _compiled(usual)
     return gram if out_dtype is None or out_dtype == torch.float64 else gram.to(out_dtype)
 
 
@@ -65,10 +65,14 @@ def _dispatch(grads: TaskGradients) -> Tensor:
 
 
 def _cpu(grads: Sequence[Tensor | None], tasks: int) -> Tensor:
-    gram = torch.empty(tasks, tasks, dtype=torch.float64)
-    at = addresses(grads, tasks)
-    threads = threads_for(tasks * sum(at.size))
-    _C.gramian(tasks, at.address, at.size, at.dtype, gram.data_ptr(), threads)
+    found = operands(grads, tasks)  # holds copies, which must live through the call
+    return _compiled(found.compiled)
+
+
+def _compiled(operands: Any) -> Tensor:
+    k = operands.tasks
+    gram = torch.empty(k, k, dtype=torch.float64)
+    _C.gramian(operands, gram.data_ptr(), torch.get_num_threads())
     return gram
 
 

@@ -1,0 +1,150 @@
+"""Whether one pass over all tasks gives what the loop gives: found out by running both.
+
+Types of layers alone do not tell. A model may mix samples of a batch, fold them into rows in another order, use a
+layer's weight without running the layer, or draw random numbers. So the first two tasks run both ways once; what is
+compared are losses, gradients of every parameter, and buffers such as running statistics.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcl.gradients.loop import loop
+from pcl.gradients.one_pass import OnePass, SegmentGradients
+from pcl.gradients.result import Gradient, TaskGradients
+from pcl.gradients.tape import Uncovered
+from pcl.gradients.workspace import Workspace
+
+Loss = Callable[[Any], Tensor]
+
+# Far above rounding, which deep networks amplify, and far below the effect of a sample in the wrong task.
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+_LOW_PRECISION = 0.05
+
+
+def why_not(
+    losses: Mapping[str, Loss],
+    shared: Sequence[Tensor],
+    own: Sequence[Tensor],
+    model: Callable[[Any], Any],
+    inputs: Mapping[str, Any],
+    root: nn.Module | None,
+    workspace: Workspace,
+) -> str:
+    """Why one pass does not do for this model and these inputs, in words; "" where it does."""
+    if root is None:
+        return "the model is not a module"
+    if any(hasattr(module, "_orig_mod") for module in root.modules()):
+        return "the model is compiled"
+    if not all(isinstance(x, Tensor) and x.dim() and len(x) for x in inputs.values()):
+        return "inputs are not tensors with a row for every sample"
+    kinds = {(x.shape[1:], x.dtype, x.device) for x in inputs.values()}
+    if len(kinds) != 1:
+        return "the tasks' inputs differ in shape, dtype or device"
+    (kind,) = kinds
+    modes = tuple(module.training for module in root.modules())
+    autocast = torch.is_autocast_enabled(kind[2].type)
+    key = (model, root, modes, tuple(map(id, shared)), *kind, autocast)
+    if key not in workspace.verdicts:
+        verdict = _compare(losses, shared, own, model, inputs, root, autocast)
+        if verdict is None:
+            return "the first batches give numbers that are not finite"
+        workspace.verdicts[key] = verdict
+    return workspace.verdicts[key]
+
+
+def closures(model: Callable[[Any], Any], inputs: Mapping[str, Any], losses: Mapping[str, Loss]) -> dict[str, Any]:
+    """The losses as functions of nothing."""
+    return {task: partial(_run, model, inputs[task], loss_of) for task, loss_of in losses.items()}
+
+
+def _run(model: Callable[[Any], Any], x: Any, loss_of: Loss) -> Tensor:
+    return loss_of(model(x))
+
+
+def snapshot(root: nn.Module) -> Callable[[], None]:
+    """A function that puts buffers back to what they are now."""
+    before = [(buffer, buffer.clone()) for buffer in root.buffers()]
+
+    def restore() -> None:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
+
+    return restore
+
+
+def _compare(
+    losses: Mapping[str, Loss],
+    shared: Sequence[Tensor],
+    own: Sequence[Tensor],
+    model: Callable[[Any], Any],
+    inputs: Mapping[str, Any],
+    root: nn.Module,
+    autocast: bool,
+) -> str | None:
+    """As :func:`why_not`; None where the batches do not tell."""
+    two = {task: partial(_with_every_output, loss_of) for task, loss_of in islice(losses.items(), 2)}
+    of_two = {task: inputs[task] for task in two}
+    device = shared[0].device
+    restore, states = snapshot(root), _generators(device)
+    try:
+        expected = loop(closures(model, of_two, two), shared, own)
+        drew = any(not torch.equal(a, b) for a, b in zip(states, _generators(device), strict=True))
+        if not all(bool(g.isfinite().all()) for gradient in expected.each() for g in gradient if g is not None):
+            return None
+        if drew:
+            return "the model draws random numbers, as dropout does"
+        buffers = [buffer.clone() for buffer in root.buffers()]
+        restore()
+        found = SegmentGradients(tuple(two), OnePass(two, shared, own, model, of_two, root), shared, Workspace())
+        return _difference(expected, found, buffers, list(root.buffers()), autocast)
+    except Uncovered as reason:
+        return str(reason)
+    finally:
+        restore()
+        _set_generators(states, device)
+
+
+def _with_every_output(loss_of: Loss, out: Any) -> Tensor:
+    """The loss and a little of every output, in case the loss alone ignores some, as heads that start at zero do."""
+    loss = loss_of(out)
+    if isinstance(out, Tensor) and out.is_floating_point():
+        loss = loss + (out * torch.arange(out.numel(), device=out.device).cos().view_as(out)).mean()
+    return loss
+
+
+def _difference(
+    expected: TaskGradients, found: TaskGradients, buffers: list[Tensor], now: list[Tensor], autocast: bool
+) -> str:
+    dtype = expected.losses.dtype
+    tolerance = _LOW_PRECISION if autocast else _TOLERANCE.get(dtype, _LOW_PRECISION)
+
+    def far(a: Gradient, b: Gradient) -> bool:
+        if [g is None for g in a] != [g is None for g in b]:
+            return True
+        pairs = [(x.double(), y.double()) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+        whole = sum((x.norm() for x, _ in pairs), torch.zeros((), dtype=torch.float64))
+        return any(not bool((x - y).norm() <= tolerance * (x.norm() + 0.01 * whole)) for x, y in pairs)
+
+    if far([expected.losses], [found.losses]):
+        return "a task's loss is another when the batches of other tasks run along"
+    if any(far(a, b) for a, b in zip(expected.each(), found.each(), strict=True)) or far(expected.own, found.own):
+        return "a task's gradient is another when the batches of other tasks run along"
+    if any(far([a], [b]) for a, b in zip(buffers, now, strict=True)):
+        return "running statistics or other buffers end up different from one pass per task"
+    return ""
+
+
+def _generators(device: torch.device) -> list[Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_generators(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
