@@ -8,6 +8,7 @@ import bench.combine
 import bench.gramian
 import bench.overhead
 import bench.simplex_qp
+import bench.steps
 from bench.common import machine
 
 PREFACE = """# Benchmarks
@@ -19,6 +20,10 @@ times, and only within one table. A peer that is not installed is left out. On a
 - `read` is the time to read the gradients' bytes once with the same threads, the floor of `gramian`; "of read speed"
   is that floor over our time.
 - `read+update` reads the k gradients and updates m parameters once, the floor of the fused updates.
+- a whole step: `floor` is the forward and backward flops of the plain step at the rate of a large matrix product; plain
+  runs every task's batch and sums the losses, "one batch" runs them as one. EMGD is `task_gradients(strategy="auto")`;
+  "k grads" calls `autograd.grad` k times and forms J @ J.T.
+- peak memory is resident memory (VmHWM) of a process of its own, with a malloc that gives memory back at once.
 - "hard problems" are those of `tests/kernels/hard_gramians.py` with an exact rational answer, at sigma = 1.
 
 """
@@ -27,7 +32,7 @@ times, and only within one table. A peer that is not installed is left out. On a
 def main() -> None:
     """Run all and write the page."""
     page = io.StringIO()
-    for module in (bench.simplex_qp, bench.gramian, bench.combine, bench.overhead):
+    for module in (bench.simplex_qp, bench.gramian, bench.combine, bench.overhead, bench.steps):
         part = io.StringIO()
         with contextlib.redirect_stdout(part):
             module.main()

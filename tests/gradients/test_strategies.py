@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pcl import TaskGradients, Workspace, task_gradients
-from pcl.gradients.one_pass import OnePass, SegmentGradients
+from pcl.gradients.one_pass import OnePass, OnePassGradients
 from tests.gradients.layer_models import MODELS, Problem, make, problem
 
 ONE_PASS = ["segment", "lowmem"]
@@ -163,14 +163,14 @@ def test_shared_parameters_in_the_losses(sizes: tuple[int, ...], strategy: str) 
 def test_auto_takes_one_pass_and_a_workspace_its_buffers_again() -> None:
     p, workspace = make("linear", torch.float32), Workspace()
     first = run(p, "auto", workspace)
-    assert type(first).__name__ == "SegmentGradients"
+    assert type(first).__name__ == "OnePassGradients"
     addresses = [g.data_ptr() for g in first.each()[0] if g is not None and g.dim() == 2]
     again = run(p, "auto", workspace)
     assert addresses == [g.data_ptr() for g in again.each()[0] if g is not None and g.dim() == 2]
 
 
 def test_auto_leaves_convolutions_with_large_batches_on_the_cpu_to_the_loop() -> None:
-    for sizes, name in (((4, 4), "SegmentGradients"), ((5, 5), "StoredGradients")):
+    for sizes, name in (((4, 4), "OnePassGradients"), ((5, 5), "StoredGradients")):
         assert type(run(make("conv2d", sizes=sizes), "auto")).__name__ == name
     assert type(run(make("linear", sizes=(9,)), "auto")).__name__ == "StoredGradients"
 
@@ -178,8 +178,8 @@ def test_auto_leaves_convolutions_with_large_batches_on_the_cpu_to_the_loop() ->
 def test_ghost_products_are_what_the_wide_layer_takes() -> None:
     p = make("wide linear, by ghost products")
     forward = OnePass(p.losses, p.shared, p.own, p.model, p.inputs, p.model)
-    found = SegmentGradients(tuple(p.losses), forward, p.shared, Workspace())
-    assert set(found._store._ghosts) == {id(p.shared[0]), id(p.shared[2])}
+    found = OnePassGradients(tuple(p.losses), forward, p.shared, Workspace())
+    assert set(found._store._kept) == {id(p.shared[0]), id(p.shared[2])}
 
 
 @pytest.mark.parametrize("strategy", ONE_PASS)
