@@ -22,15 +22,16 @@ class Store:
         tasks: k.
         workspace: whose buffers hold the gradients; None to form them by parts, multiply these and forget them, so that
             a and delta are all that is kept of any weight.
+        device: of the gradients.
     """
 
-    def __init__(self, tasks: int, workspace: Workspace | None) -> None:
+    def __init__(self, tasks: int, workspace: Workspace | None, device: torch.device) -> None:
         self.tasks = tasks
         self.idle: frozenset[int] = frozenset()
         self._workspace = workspace
         self._stored: dict[int, list[Tensor | None]] = {}  # [id of a parameter][task]
         self._kept: dict[int, Sequence[Use]] = {}
-        self._gram_of_kept: Tensor | float = 0.0
+        self._gram_of_kept = torch.zeros(tasks, tasks, dtype=torch.float64, device=device)
 
     def small(self, parameter: Tensor, rows: Rows, gradients: Sequence[Tensor]) -> None:
         """As :class:`~pcl.gradients.tape.Collector`; small gradients are always stored."""
@@ -52,7 +53,7 @@ class Store:
 
     def gramian(self) -> Tensor:
         """G ``(k, k)`` float64."""
-        return gramian(self._lists()) + self._gram_of_kept
+        return self._gram_of_kept + gramian(self._lists()) if self._stored else self._gram_of_kept.clone()
 
     @torch.no_grad()
     def combine(self, weights: Tensor, wanted: Sequence[Tensor]) -> Gradient:
@@ -79,7 +80,7 @@ class Store:
         return [[stored[i] for stored in self._stored.values()] for i in range(self.tasks)]
 
     def _gramian_by_parts(self, parameter: Tensor, uses: Sequence[Use]) -> Tensor:
-        axis, total = uses[0].rule.axis, torch.zeros((), dtype=torch.float64, device=parameter.device)
+        axis, total = uses[0].rule.axis, torch.zeros_like(self._gram_of_kept)
         channels = parameter.shape[axis]
         step = self._channels_at_once(parameter, uses, channels)
         for start in range(0, channels, step):

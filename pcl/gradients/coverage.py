@@ -48,7 +48,8 @@ def why_not(
     (kind,) = kinds
     modes = tuple(module.training for module in root.modules())
     autocast = torch.is_autocast_enabled(kind[2].type)
-    key = (model, root, modes, tuple(map(id, shared)), *kind, autocast)
+    # a lambda is another object in every step, its code is not
+    key = (getattr(model, "__code__", model), root, modes, tuple(map(id, shared)), *kind, autocast)
     if key not in workspace.verdicts:
         verdict = _compare(losses, shared, own, model, inputs, root, autocast)
         if verdict is None:

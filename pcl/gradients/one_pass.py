@@ -24,7 +24,7 @@ from pcl.gradients.workspace import Workspace
 
 
 class OnePass:
-    """The forward pass of all tasks, and backward passes through it."""
+    """The forward pass of all tasks, and the backward pass through it."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class OnePassGradients(TaskGradients):
         self, tasks: Sequence[str], run: OnePass, shared: Sequence[Tensor], workspace: Workspace | None
     ) -> None:
         self.tasks, self.losses = tuple(tasks), run.losses
-        self._shared, self._store = list(shared), Store(len(tasks), workspace)
+        self._shared, self._store = list(shared), Store(len(tasks), workspace, run.losses.device)
         self.own = run.backward(self._store)
 
     def gramian(self) -> Tensor:

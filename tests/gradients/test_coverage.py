@@ -152,8 +152,18 @@ def test_a_function_that_is_no_module() -> None:
     losses = {t: lambda out: out.square().mean() for t in "ab"}
     with pytest.warns(UserWarning, match="not a module"):
         task_gradients(losses, list(layer.parameters()), model=lambda x: layer(x), inputs=inputs)
-    found = task_gradients(losses, list(layer.parameters()), model=lambda x: layer(x), inputs=inputs, root=layer)
-    assert type(found).__name__ == "OnePassGradients"  # the root says where the layers are
+    workspace = Workspace()
+    for _ in range(2):  # the root says where the layers are, and that was found out once
+        found = task_gradients(
+            losses,
+            list(layer.parameters()),
+            model=lambda x: layer(x),
+            inputs=inputs,
+            root=layer,
+            workspace=workspace,
+        )
+        assert type(found).__name__ == "OnePassGradients"
+    assert len(workspace.verdicts) == 1
 
 
 def test_inputs_of_different_kinds() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcl import TaskGradients, Workspace, task_gradients
 from pcl.gradients.one_pass import OnePass, OnePassGradients
@@ -223,3 +224,58 @@ def test_weights_of_another_number_are_refused() -> None:
 def test_a_problem_of_any_model() -> None:
     p = problem(nn.Sequential(nn.Linear(3, 3), nn.Sigmoid()), (3,), torch.float64, (2, 2))
     assert_same(run(p, "segment"), run(p, "loop"), 1e-10)
+
+
+@pytest.mark.parametrize("strategy", ONE_PASS)
+@pytest.mark.parametrize("over", ["own", "shared"])
+def test_one_classifier_for_all_tasks(over: str, strategy: str) -> None:
+    """As in the class-incremental setting: its gradient is a sum over tasks, or split like the model's."""
+    found = []
+    for how in ("loop", strategy):
+        p = make("batch norm 2d")
+        head = p.heads["task 0"]
+        losses = {task: lambda f, head=head, c=c: head(f).pow(c).mean() for c, task in enumerate(p.losses, start=2)}
+        parameters = {"own": list(head.parameters())}
+        if over == "shared":
+            parameters = {"own": [], "shared": p.shared + list(head.parameters())}
+        root = nn.ModuleList([p.model, p.heads])
+        found.append(run(p, how, losses=losses, root=root, **parameters))
+    assert_same(found[1], found[0], 1e-10)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The number of elements of the largest tensor that an operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        for t in out if isinstance(out, (list, tuple)) else [out]:
+            if isinstance(t, Tensor):
+                self.numel = max(self.numel, t.numel())
+        return out
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "rows"),
+    [
+        (lambda: nn.Sequential(nn.Linear(60, 50), nn.Tanh(), nn.Linear(50, 40)), (60,), 20),
+        (lambda: nn.Sequential(nn.Conv2d(4, 30, 3), nn.Tanh(), nn.Conv2d(30, 20, 2), nn.Flatten()), (4, 4, 4), 2),
+    ],
+    ids=["linear", "convolution"],
+)
+def test_lowmem_never_holds_k_gradients_of_a_weight(model, shape, rows) -> None:  # type: ignore[no-untyped-def]
+    tasks, largest = 30, {}
+    for strategy in ("segment", "lowmem"):
+        torch.manual_seed(0)
+        p = problem(model(), shape, torch.float32, (rows,) * tasks)
+        workspace = Workspace()
+        run(p, strategy, workspace)
+        with LargestTensor() as seen:
+            found = run(p, strategy, workspace)
+            found.combine(found.gramian()[0])
+        largest[strategy] = seen.numel
+    weight = max(q.numel() for q in p.shared)
+    activations = rows * tasks * max(60, 30 * 2 * 2)
+    assert largest["lowmem"] <= max(weight, activations)
+    assert max(weight, activations) < tasks * weight
