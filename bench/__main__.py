@@ -6,6 +6,7 @@ from pathlib import Path
 
 import bench.combine
 import bench.gramian
+import bench.memory_edit
 import bench.overhead
 import bench.simplex_qp
 import bench.steps
@@ -24,6 +25,9 @@ times, and only within one table. A peer that is not installed is left out. On a
   runs every task's batch and sums the losses, "one batch" runs them as one. EMGD is `task_gradients(strategy="auto")`;
   "k grads" calls `autograd.grad` k times and forms J @ J.T.
 - peak memory is resident memory (VmHWM) of a process of its own, with a malloc that gives memory back at once.
+- memory_edit: "floor by flops" is the sweep's matrix products over those of a training step, two products for every
+  one that a step makes, and the per-sample kernels of convolutions; "÷ training step" is against the model as it is,
+  though the sweep works in channels-last memory, in which a convolutional training step is faster too.
 - "hard problems" are those of `tests/kernels/hard_gramians.py` with an exact rational answer, at sigma = 1.
 
 """
@@ -32,7 +36,8 @@ times, and only within one table. A peer that is not installed is left out. On a
 def main() -> None:
     """Run all and write the page."""
     page = io.StringIO()
-    for module in (bench.simplex_qp, bench.gramian, bench.combine, bench.overhead, bench.steps):
+    modules = (bench.simplex_qp, bench.gramian, bench.combine, bench.overhead, bench.memory_edit, bench.steps)
+    for module in modules:
         part = io.StringIO()
         with contextlib.redirect_stdout(part):
             module.main()

@@ -62,7 +62,7 @@ class Store:
         for parameter in wanted:
             if id(parameter) in self._kept:
                 first, *others = (weighted(use, weights) for use in self._kept[id(parameter)])
-                found[id(parameter)] = sum(others, start=first).to(parameter.dtype)
+                found[id(parameter)] = sum(others, start=first)
         return [found.get(id(p)) for p in wanted]
 
     @torch.no_grad()
