@@ -6,6 +6,7 @@ from pathlib import Path
 
 import bench.combine
 import bench.gramian
+import bench.memory_edit
 import bench.overhead
 import bench.simplex_qp
 from bench.common import machine
@@ -19,6 +20,9 @@ times, and only within one table. A peer that is not installed is left out. On a
 - `read` is the time to read the gradients' bytes once with the same threads, the floor of `gramian`; "of read speed"
   is that floor over our time.
 - `read+update` reads the k gradients and updates m parameters once, the floor of the fused updates.
+- memory_edit: "floor by flops" is the sweep's matrix products over those of a training step, two products for every
+  one that a step makes, and the per-sample kernels of convolutions; "÷ training step" is against the model as it is,
+  though the sweep works in channels-last memory, in which a convolutional training step is faster too.
 - "hard problems" are those of `tests/kernels/hard_gramians.py` with an exact rational answer, at sigma = 1.
 
 """
@@ -27,7 +31,8 @@ times, and only within one table. A peer that is not installed is left out. On a
 def main() -> None:
     """Run all and write the page."""
     page = io.StringIO()
-    for module in (bench.simplex_qp, bench.gramian, bench.combine, bench.overhead):
+    modules = (bench.simplex_qp, bench.gramian, bench.combine, bench.overhead, bench.memory_edit)
+    for module in modules:
         part = io.StringIO()
         with contextlib.redirect_stdout(part):
             module.main()

@@ -19,9 +19,14 @@ void register_combine_update(py::module_& m);
 void register_gramian(py::module_& m);
 void register_read_bytes(py::module_& m);
 void register_cagrad_dual(py::module_& m);
+void register_channel_affine(py::module_& m);
 void register_cone_qp(py::module_& m);
+void register_imtl_g(py::module_& m);
 void register_nash_mtl(py::module_& m);
+void register_row_term(py::module_& m);
+void register_sample_conv(py::module_& m);
 void register_operands(py::module_& m);
+void register_semidefinite_solve(py::module_& m);
 void register_simplex_qp(py::module_& m);
 
 namespace {
@@ -63,7 +68,12 @@ PYBIND11_MODULE(_C, m) {
     pcl::register_gramian(m);
     pcl::register_read_bytes(m);
     pcl::register_cagrad_dual(m);
+    pcl::register_channel_affine(m);
     pcl::register_cone_qp(m);
+    pcl::register_imtl_g(m);
     pcl::register_nash_mtl(m);
+    pcl::register_row_term(m);
+    pcl::register_sample_conv(m);
+    pcl::register_semidefinite_solve(m);
     pcl::register_simplex_qp(m);
 }

@@ -10,8 +10,6 @@
 namespace pcl::PCL_ISA {
 namespace {
 
-enum CagradStatus { dual_solved = 0, dual_inexact = 1, dual_not_finite = 2, dual_negative_diagonal = 3 };
-
 struct CagradProblem {
     Workspace work;
     std::unique_ptr<int[]> e;
@@ -23,7 +21,7 @@ struct CagradProblem {
           before(new std::int64_t[k]) {}
 
     template <class T>
-    CagradStatus solve(const T* G, double c, double* out) {
+    Status solve(const T* G, double c, double* out, const QpInfo& info, long n) {
         const int k = work.k;
         const Arrays& a = work.arrays;
         double* C = reinterpret_cast<double*>(a.C);
@@ -31,17 +29,17 @@ struct CagradProblem {
         double* x = reinterpret_cast<double*>(a.step);
         const long ld = long(work.nv) * W;
         const double eps = std::numeric_limits<T>::epsilon();
-        if (!scale_gramian(G, k, a, work.nv, e.get(), d.get())) return dual_not_finite;
+        if (!scale_gramian(G, k, a, work.nv, e.get(), d.get())) return Status::not_finite;
 
         // One common power of two makes the longest gradient about 1. Variables are z_i/d_i, as in qp_core.hpp.
         int E = e[0];
         bool any = false;
         for (int i = 0; i < k; ++i) {
-            if (C[i * ld + i] < 0) return dual_negative_diagonal;
+            if (C[i * ld + i] < 0) return Status::negative_diagonal;
             if (C[i * ld + i] > 0) E = any && e[i] > E ? E : e[i], any = true;
         }
         for (int i = 0; i < k; ++i) out[i] = 1.0 / k;
-        if (!any) return dual_solved;
+        if (!any) return answer(Status::solved, out, 0.0, 0, info, n);
         double r2 = 0;
         for (int i = 0; i < k; ++i) {
             const bool zero = C[i * ld + i] == 0;
@@ -66,10 +64,11 @@ struct CagradProblem {
             for (int i = 1; i < k; ++i)
                 if (b[i] / one[i] < b[best] / one[best]) best = i;
             for (int i = 0; i < k; ++i) out[i] = i == best;
-            return dual_solved;
+            return answer(Status::solved, out, 0.0, 0, info, n);
         }
         const double size = std::fmax(std::fabs(low), std::fabs(high));
-        double least = least_norm(C, ld, eps, r, out);
+        int pivots = 0;
+        double least = least_norm(C, ld, eps, r, out, pivots);
         if (high < least) {  // the best single task
             for (int i = 0; i < k; ++i) out[i] = i == single;
             least = high;
@@ -78,7 +77,7 @@ struct CagradProblem {
         double nu = high;
         bool solved = false, exact = true;
         for (int i = 0; i < k; ++i) before[i] = 2;
-        for (int n = 0; n < 100 && !solved; ++n) {
+        for (int round = 0; round < 100 && !solved; ++round) {
             double scale = 0;
             for (int i = 0; i < k; ++i) {
                 q[i] = nu * one[i] - b[i];
@@ -86,7 +85,9 @@ struct CagradProblem {
             }
             for (int i = 0; i < k; ++i) q[i] /= scale;
             for (long i = k; i < ld; ++i) q[i] = 0.0;
-            exact = minimise(a, k, work.nv, {false, eps}).solved;
+            const Outcome done = minimise(a, k, work.nv, {false, eps});
+            exact = done.solved;
+            pivots += done.pivots;
             std::int64_t* free = reinterpret_cast<std::int64_t*>(a.free);
             double sum_z = 0, quad = 0, zb = 0;
             for (int i = 0; i < k; ++i) x[i] *= scale;
@@ -119,13 +120,48 @@ struct CagradProblem {
             }
             nu = next;
         }
-        return solved && exact ? dual_solved : dual_inexact;
+        const double gap = info.gap ? duality_gap(C, ld, eps, r, out) * pow2(-E) * pow2(-E) : 0.0;
+        return answer(solved && exact ? Status::solved : Status::inexact, out, gap, pivots, info, n);
     }
 
   private:
+    Status answer(Status status, const double* out, double gap, int pivots, const QpInfo& info, long n) const {
+        info.write(n, work.k, out, gap, pivots, status);
+        return status;
+    }
+
+    // How far F(w) = wᵀb + r√(wᵀGw) lies above a bound: every y with yᵀGy <= 1 gives one, min_i (b + rGy)_i. Two are
+    // tried, w itself and the last solution z of the cone problem, which serves also where w cancels.
+    double duality_gap(const double* C, long ld, double eps, double r, const double* out) const {
+        const int k = work.k;
+        const double* z = reinterpret_cast<const double*>(work.arrays.step);
+        double ww = 0, wb = 0, zz = 0, length = 0;
+        const auto row = [&](int i, auto x) {
+            double sum = 0;
+            for (int j = 0; j < k; ++j) sum += C[i * ld + j] * x(j);
+            return sum;
+        };
+        const auto w = [&](int i) { return out[i] / one[i]; };
+        const auto last = [&](int i) { return z[i]; };
+        for (int i = 0; i < k; ++i) {
+            ww += w(i) * row(i, w);
+            zz += z[i] * row(i, last);
+            wb += w(i) * b[i];
+            length += w(i);
+        }
+        const bool vanishes = ww <= 64 * eps * length * length;
+        const double norm = vanishes ? 0.0 : std::sqrt(ww), shrink = r / std::fmax(r, std::sqrt(std::fmax(0.0, zz)));
+        double bound = inf, other = inf;
+        for (int i = 0; i < k; ++i) {
+            bound = std::fmin(bound, (b[i] + (vanishes ? 0.0 : r / norm * row(i, w))) / one[i]);
+            other = std::fmin(other, (b[i] + shrink * row(i, last)) / one[i]);
+        }
+        return std::fmax(0.0, wb + r * norm - std::fmax(bound, other));
+    }
+
     // The combination of least norm into `out`, and its value. Where it vanishes up to rounding, the cone problem
     // is unbounded for ν > 0, so that 0 bounds ν from above.
-    double least_norm(const double* C, long ld, double eps, double r, double* out) {
+    double least_norm(const double* C, long ld, double eps, double r, double* out, int& pivots) {
         const int k = work.k;
         double *s = reinterpret_cast<double*>(work.arrays.q), *x = reinterpret_cast<double*>(work.arrays.step);
         double largest = 0, total = 0, quad = 0, xb = 0, length = 0;
@@ -136,7 +172,7 @@ struct CagradProblem {
         }
         for (int i = 0; i < k; ++i) s[i] = one[i] / largest;
         for (long i = k; i < ld; ++i) s[i] = 0.0;
-        if (zero < 0) minimise(work.arrays, k, work.nv, {true, eps});
+        if (zero < 0) pivots += minimise(work.arrays, k, work.nv, {true, eps}).pivots;
         else
             for (int i = 0; i < k; ++i) x[i] = i == zero;
         for (int i = 0; i < k; ++i) {
@@ -176,29 +212,18 @@ struct CagradProblem {
 };
 
 template <class T>
-long run(const T* gram, double c, double* out, std::int32_t* status, long batch, int k, int threads) {
-    long failed = -1;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        CagradProblem problem(k);
-#pragma omp for schedule(dynamic, 16)
-        for (long i = 0; i < batch; ++i) {
-            status[i] = problem.solve(gram + i * k * k, c, out + i * k);
-            if (status[i] > dual_inexact) {
-#pragma omp critical
-                if (failed < 0 || i < failed / 8) failed = i * 8 + status[i];
-            }
-        }
-    }
-    return failed;
+long run(const T* gram, double c, double* out, const QpInfo& info, long batch, int k, int threads) {
+    return for_each_problem<CagradProblem>(batch, k, threads, [&](CagradProblem& problem, long n) {
+        return problem.solve(gram + n * k * k, c, out + n * k, info, n);
+    });
 }
 
 }  // namespace
 
-long cagrad_dual(const void* gram, bool is_float, double c, double* out, std::int32_t* status, long batch, int k,
+long cagrad_dual(const void* gram, bool is_float, double c, double* out, const QpInfo& info, long batch, int k,
                  int threads) {
-    if (is_float) return run(static_cast<const float*>(gram), c, out, status, batch, k, threads);
-    return run(static_cast<const double*>(gram), c, out, status, batch, k, threads);
+    if (is_float) return run(static_cast<const float*>(gram), c, out, info, batch, k, threads);
+    return run(static_cast<const double*>(gram), c, out, info, batch, k, threads);
 }
 
 }  // namespace pcl::PCL_ISA
@@ -206,18 +231,20 @@ long cagrad_dual(const void* gram, bool is_float, double c, double* out, std::in
 #ifdef PCL_BASELINE
 #include <pybind11/pybind11.h>
 
-PCL_EVERY_ISA(long cagrad_dual(const void* gram, bool is_float, double c, double* out, std::int32_t* status, long batch,
+PCL_EVERY_ISA(long cagrad_dual(const void* gram, bool is_float, double c, double* out, const QpInfo& info, long batch,
                                int k, int threads);)
 
 namespace pcl {
 
 void register_cagrad_dual(pybind11::module_& m) {
     using Address = std::uintptr_t;
-    m.def("cagrad_dual", [](Address gram, bool is_float, double c, Address out, Address status, long batch, int k,
-                            int threads) {
+    m.def("cagrad_dual", [](Address gram, bool is_float, double c, Address out, Address gap, Address active,
+                            Address pivots, Address status, long batch, int k, int threads) {
+        const QpInfo info{reinterpret_cast<double*>(gap), reinterpret_cast<bool*>(active),
+                          reinterpret_cast<std::int32_t*>(pivots), reinterpret_cast<std::int32_t*>(status)};
         pybind11::gil_scoped_release release;
         return PCL_BEST(cagrad_dual)(reinterpret_cast<const void*>(gram), is_float, c, reinterpret_cast<double*>(out),
-                                     reinterpret_cast<std::int32_t*>(status), batch, k, threads);
+                                     info, batch, k, threads);
     });
 }
 

@@ -5,12 +5,6 @@
 namespace pcl::PCL_ISA {
 namespace {
 
-enum ConeStatus { cone_solved = 0, cone_inexact = 1, cone_not_finite = 2, cone_negative_diagonal = 3, cone_unbounded = 4 };
-
-struct ConeInfo {
-    std::int32_t *pivots, *status;
-};
-
 struct ConeProblem {
     Workspace work;
     std::unique_ptr<int[]> e;
@@ -19,78 +13,83 @@ struct ConeProblem {
     explicit ConeProblem(int k) : work(k), e(new int[k]), d(new double[k]) {}
 
     template <class T>
-    int solve(const T* G, const double* b, double* out, int& pivots) {
+    Status solve(const T* G, const double* b, double* out, const QpInfo& info, long n) {
         const int k = work.k;
         const Arrays& a = work.arrays;
         double *C = reinterpret_cast<double*>(a.C), *q = reinterpret_cast<double*>(a.q);
-        const double* x = reinterpret_cast<const double*>(a.step);
+        double* x = reinterpret_cast<double*>(a.step);
         const long ld = long(work.nv) * W;
         const double eps = std::numeric_limits<T>::epsilon();
-        pivots = 0;
 
-        if (!scale_gramian(G, k, a, work.nv, e.get(), d.get())) return cone_not_finite;
+        if (!scale_gramian(G, k, a, work.nv, e.get(), d.get())) return Status::not_finite;
         for (int i = 0; i < k; ++i) {
-            if (!(b[i] - b[i] == 0)) return cone_not_finite;
-            if (C[i * ld + i] < 0) return cone_negative_diagonal;
+            if (!(b[i] - b[i] == 0)) return Status::not_finite;
+            if (C[i * ld + i] < 0) return Status::negative_diagonal;
         }
         // Scale -Db to about one. Where g_i is zero, v_i costs nothing: b_i decides between 0 and infinity.
-        int E = std::numeric_limits<int>::min();
+        constexpr int none = std::numeric_limits<int>::min();
+        int E = none;
         for (int i = 0; i < k; ++i) {
             out[i] = 0.0;
             if (C[i * ld + i] == 0) {
-                if (b[i] < 0) return cone_unbounded;
-                C[i * ld + i] = 1.0;
-                q[i] = -1.0;  // a variable that stays where it is
+                if (b[i] < 0) return Status::unbounded;
             } else if (b[i] != 0) {
                 const int ei = exponent(std::fabs(b[i])) + e[i];
                 E = ei > E ? ei : E;
             }
         }
-        if (E == std::numeric_limits<int>::min()) return cone_solved;
-        for (int i = 0; i < k; ++i)
-            if (double(G[long(i) * k + i]) > 0) q[i] = -b[i] * pow2(e[i] - E);
+        if (E == none) {
+            info.write(n, k, out, 0.0, 0, Status::solved);
+            return Status::solved;
+        }
+        for (int i = 0; i < k; ++i) {
+            q[i] = C[i * ld + i] == 0 ? -1.0 : -b[i] * pow2(e[i] - E);
+            if (C[i * ld + i] == 0) C[i * ld + i] = 1.0, d[i] = 0.0;  // and q = -1: a variable that stays where it is
+        }
         for (long i = k; i < ld; ++i) q[i] = 0.0;
 
         Outcome done = minimise(a, k, work.nv, {false, eps});
-        pivots = done.pivots;
         if (!done.solved && sizeof(T) == sizeof(double))
-            done.solved = solve_exactly(k, C, ld, q, false, reinterpret_cast<double*>(a.step), pivots);
-        pivots = pivots > done.pivots ? pivots : done.pivots;
+            done.solved = solve_exactly(k, C, ld, q, false, x, done.pivots);
         // -qᵀx >= -|Σ q_ix_i| falls without end along a direction in which xᵀCx does not grow
         double length = 0;
         for (int i = 0; i < k; ++i) length += x[i];
-        if (!(length < 1.0 / (1024 * eps))) return cone_unbounded;
+        if (!(length < 1.0 / (1024 * eps))) return Status::unbounded;
         for (int i = 0; i < k; ++i) out[i] = x[i] * pow2(e[i]) * pow2(E);
-        return done.solved ? cone_solved : cone_inexact;
+        const Status status = done.solved ? Status::solved : Status::inexact;
+        if (info.gap) info.write(n, k, out, gap(C, ld, q, x) * pow2(E) * pow2(E), done.pivots, status);
+        return status;
+    }
+
+  private:
+    // pcl_kernels.cone_qp has the formula; w = Cx - q here.
+    double gap(const double* C, long ld, const double* q, const double* x) const {
+        double slack = 0, violation = 0, longest = 0;
+        for (int i = 0; i < work.k; ++i) {
+            if (d[i] == 0) continue;
+            const double norm = std::sqrt(C[i * ld + i]);
+            double w = -q[i];
+            for (int j = 0; j < work.k; ++j) w += C[i * ld + j] * x[j];
+            slack += x[i] * std::fmax(w, 0.0);
+            violation += std::fmax(-w, 0.0) / norm;
+            longest = std::fmax(longest, std::fmax(x[i] * norm, std::fabs(q[i]) / norm));
+        }
+        return slack + 2 * longest * violation;
     }
 };
 
 template <class T>
-long run(const T* gram, const double* b, long b_stride, double* out, const ConeInfo& info, long batch, int k,
+long run(const T* gram, const double* b, long b_stride, double* out, const QpInfo& info, long batch, int k,
          int threads) {
-    long failed = -1;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        ConeProblem problem(k);
-#pragma omp for schedule(dynamic, 16)
-        for (long i = 0; i < batch; ++i) {
-            int pivots;
-            const int status = problem.solve(gram + i * k * k, b + i * b_stride, out + i * k, pivots);
-            if (info.status) info.status[i] = status, info.pivots[i] = pivots;
-            if (status > cone_inexact) {
-#pragma omp critical
-                if (failed < 0 || i < failed / 8) failed = i * 8 + status;
-            }
-        }
-    }
-    return failed;
+    return for_each_problem<ConeProblem>(batch, k, threads, [&](ConeProblem& problem, long n) {
+        return problem.solve(gram + n * k * k, b + n * b_stride, out + n * k, info, n);
+    });
 }
 
 }  // namespace
 
-long cone_qp(const void* gram, bool is_float, const double* b, long b_stride, double* out, std::int32_t* pivots,
-             std::int32_t* status, long batch, int k, int threads) {
-    const ConeInfo info{pivots, status};
+long cone_qp(const void* gram, bool is_float, const double* b, long b_stride, double* out, const QpInfo& info,
+             long batch, int k, int threads) {
     if (is_float) return run(static_cast<const float*>(gram), b, b_stride, out, info, batch, k, threads);
     return run(static_cast<const double*>(gram), b, b_stride, out, info, batch, k, threads);
 }
@@ -101,19 +100,19 @@ long cone_qp(const void* gram, bool is_float, const double* b, long b_stride, do
 #include <pybind11/pybind11.h>
 
 PCL_EVERY_ISA(long cone_qp(const void* gram, bool is_float, const double* b, long b_stride, double* out,
-                           std::int32_t* pivots, std::int32_t* status, long batch, int k, int threads);)
+                           const QpInfo& info, long batch, int k, int threads);)
 
 namespace pcl {
 
 void register_cone_qp(pybind11::module_& m) {
     using Address = std::uintptr_t;
-    m.def("cone_qp", [](Address gram, bool is_float, Address b, long b_stride, Address out, Address pivots,
-                        Address status, long batch, int k, int threads) {
+    m.def("cone_qp", [](Address gram, bool is_float, Address b, long b_stride, Address out, Address gap, Address active,
+                        Address pivots, Address status, long batch, int k, int threads) {
+        const QpInfo info{reinterpret_cast<double*>(gap), reinterpret_cast<bool*>(active),
+                          reinterpret_cast<std::int32_t*>(pivots), reinterpret_cast<std::int32_t*>(status)};
         auto call = [&] {
             return PCL_BEST(cone_qp)(reinterpret_cast<const void*>(gram), is_float, reinterpret_cast<const double*>(b),
-                                     b_stride, reinterpret_cast<double*>(out),
-                                     reinterpret_cast<std::int32_t*>(pivots), reinterpret_cast<std::int32_t*>(status),
-                                     batch, k, threads);
+                                     b_stride, reinterpret_cast<double*>(out), info, batch, k, threads);
         };
         if (batch * k * k < 4096) return call();
         pybind11::gil_scoped_release release;

@@ -4,11 +4,7 @@
 
 #include <cmath>
 
-#ifdef __CUDACC__
-#define PCL_BOTH __host__ __device__ inline
-#else
-#define PCL_BOTH inline
-#endif
+#include "both.hpp"
 
 namespace pcl {
 

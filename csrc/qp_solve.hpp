@@ -1,5 +1,5 @@
-// What the quadratic programs share around the solver core: memory, exact power-of-two scaling, choice of the
-// row width, and the careful second attempt.
+// What the small problems share around the solver core: memory, exact power-of-two scaling, choice of the row width,
+// the careful second attempt, and the loop over a batch.
 #pragma once
 
 #include <memory>
@@ -7,6 +7,7 @@
 
 #include "qp_core.hpp"
 #include "qp_exact.hpp"
+#include "qp_info.hpp"
 
 namespace pcl::PCL_ISA {
 
@@ -91,6 +92,34 @@ bool scale_gramian(const T* G, int k, const Arrays& a, int nv, int* e, double* d
     for (int i = 1; i < k && !symmetric; ++i)
         for (int j = 0; j < i; ++j) C[i * ld + j] = C[j * ld + i] = 0.5 * (C[i * ld + j] + C[j * ld + i]);
     return poison == 0.0;
+}
+
+// Runs solve(problem, n) -> Status for the problems n of a batch, each thread with a Problem(k) of its own. Returns -1,
+// or 8n + status for the first n that was refused.
+template <class Problem, class Solve>
+long for_each_problem(long batch, int k, int threads, const Solve& solve) {
+    long failed = -1;
+    if (threads == 1) {
+        Problem problem(k);
+        for (long n = 0; n < batch; ++n) {
+            const Status status = solve(problem, n);
+            if (refused(status) && failed < 0) failed = 8 * n + long(status);
+        }
+        return failed;
+    }
+#pragma omp parallel num_threads(threads)
+    {
+        Problem problem(k);
+#pragma omp for schedule(dynamic, 16)
+        for (long n = 0; n < batch; ++n) {
+            const Status status = solve(problem, n);
+            if (refused(status)) {
+#pragma omp critical
+                if (failed < 0 || n < failed / 8) failed = 8 * n + long(status);
+            }
+        }
+    }
+    return failed;
 }
 
 }  // namespace pcl::PCL_ISA

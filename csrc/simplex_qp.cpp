@@ -4,7 +4,6 @@
 // 1/2 xᵀ(DGD + ssᵀ)x - sᵀx over x >= 0, s = Dσ, is after division by sᵀx a minimiser here, and the reverse.
 #include "isa.hpp"
 #include "qp_solve.hpp"
-#include "simplex_qp.hpp"
 
 namespace pcl::PCL_ISA {
 namespace {
@@ -27,7 +26,7 @@ struct Problem {
           e(heap_e ? heap_e.get() : stack_e), d(heap_d ? heap_d.get() : stack_d) {}
 
     template <class T>
-    SimplexStatus solve(const T* G, const double* sigma, double* out, const SimplexInfo& info, long b) {
+    Status solve(const T* G, const double* sigma, double* out, const QpInfo& info, long b) {
         const int k = work.k;
         const Arrays& a = work.arrays;
         double *C = reinterpret_cast<double*>(a.C), *s = reinterpret_cast<double*>(a.q);
@@ -36,18 +35,18 @@ struct Problem {
 
         for (int i = 0; i < k; ++i) {
             const double si = sigma ? sigma[i] : 1.0;
-            if (!(si >= std::numeric_limits<double>::min() && si < inf)) return SimplexStatus::bad_sigma;
+            if (!(si >= std::numeric_limits<double>::min() && si < inf)) return Status::bad_sigma;
         }
-        if (!scale_gramian(G, k, a, work.nv, e, d)) return SimplexStatus::not_finite;
+        if (!scale_gramian(G, k, a, work.nv, e, d)) return Status::not_finite;
         int zeros = 0;
         for (int i = 0; i < k; ++i) {
-            if (C[i * ld + i] < 0) return SimplexStatus::negative_diagonal;
+            if (C[i * ld + i] < 0) return Status::negative_diagonal;
             zeros += C[i * ld + i] == 0;
         }
         if (zeros) {
             for (int i = 0; i < k; ++i) out[i] = C[i * ld + i] == 0 ? 1.0 / (zeros * (sigma ? sigma[i] : 1.0)) : 0.0;
-            info.write(b, k, out, 0.0, 0, SimplexStatus::solved);
-            return SimplexStatus::solved;
+            info.write(b, k, out, 0.0, 0, Status::solved);
+            return Status::solved;
         }
 
         int E = e[0] + (sigma ? exponent(sigma[0]) : 0);
@@ -70,7 +69,7 @@ struct Problem {
         for (int i = 0; i < k; ++i) t_long += static_cast<long double>(x[i]) * s[i];
         const double t = double(t_long);
         for (int i = 0; i < k; ++i) out[i] = x[i] / t * pow2(e[i] - E);
-        const auto status = done.solved ? SimplexStatus::solved : SimplexStatus::inexact;
+        const auto status = done.solved ? Status::solved : Status::inexact;
         if (info.gap) info.write(b, k, out, gap(C, ld, s, x, t) * pow2(-E) * pow2(-E), done.pivots, status);
         return status;
     }
@@ -107,29 +106,17 @@ struct Problem {
 };
 
 template <class T>
-long run(const T* gram, const double* sigma, long sigma_stride, double* out, const SimplexInfo& info, long batch, int k,
+long run(const T* gram, const double* sigma, long sigma_stride, double* out, const QpInfo& info, long batch, int k,
          int threads) {
-    long failed = -1;
-#pragma omp parallel num_threads(threads) if (threads > 1)
-    {
-        Problem problem(k);
-#pragma omp for schedule(dynamic, 16)
-        for (long b = 0; b < batch; ++b) {
-            const SimplexStatus status =
-                problem.solve(gram + b * k * k, sigma ? sigma + b * sigma_stride : nullptr, out + b * k, info, b);
-            if (status > SimplexStatus::inexact) {
-#pragma omp critical
-                if (failed < 0 || b < failed / 8) failed = b * 8 + long(status);
-            }
-        }
-    }
-    return failed;
+    return for_each_problem<Problem>(batch, k, threads, [&](Problem& problem, long n) {
+        return problem.solve(gram + n * k * k, sigma ? sigma + n * sigma_stride : nullptr, out + n * k, info, n);
+    });
 }
 
 }  // namespace
 
 long simplex_qp(const void* gram, bool is_float, const double* sigma, long sigma_stride, double* out,
-                const SimplexInfo& info, long batch, int k, int threads) {
+                const QpInfo& info, long batch, int k, int threads) {
     if (is_float) return run(static_cast<const float*>(gram), sigma, sigma_stride, out, info, batch, k, threads);
     return run(static_cast<const double*>(gram), sigma, sigma_stride, out, info, batch, k, threads);
 }
@@ -140,7 +127,7 @@ long simplex_qp(const void* gram, bool is_float, const double* sigma, long sigma
 #include <pybind11/pybind11.h>
 
 PCL_EVERY_ISA(long simplex_qp(const void* gram, bool is_float, const double* sigma, long sigma_stride, double* out,
-                              const SimplexInfo& info, long batch, int k, int threads);)
+                              const QpInfo& info, long batch, int k, int threads);)
 
 namespace pcl {
 
@@ -150,7 +137,7 @@ void register_simplex_qp(pybind11::module_& m) {
         "simplex_qp",
         [](Address gram, bool is_float, Address sigma, long sigma_stride, Address out, Address gap, Address active,
            Address pivots, Address status, long batch, int k, int threads) {
-            const SimplexInfo info{reinterpret_cast<double*>(gap), reinterpret_cast<bool*>(active),
+            const QpInfo info{reinterpret_cast<double*>(gap), reinterpret_cast<bool*>(active),
                                    reinterpret_cast<std::int32_t*>(pivots), reinterpret_cast<std::int32_t*>(status)};
             auto call = [&] {
                 return PCL_BEST(simplex_qp)(reinterpret_cast<const void*>(gram), is_float,

@@ -8,7 +8,9 @@ from pcl.gradients.result import TaskGradients
 from pcl.gradients.task_gradients import task_gradients
 from pcl.gradients.workspace import Workspace
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
+from pcl.memory.gmed import GMEDEdit
 from pcl.memory.gradient_edit import GradientEdit
+from pcl.memory.random_edit import RandomEdit
 from pcl.metrics import average_accuracy, forgetting
 from pcl.models.backbones import MLP, Normalize, ResNet18
 from pcl.models.continual import ContinualModel
@@ -41,10 +43,12 @@ __all__ = [
     "Batches",
     "ClassMemory",
     "ContinualModel",
+    "GMEDEdit",
     "GradientEdit",
     "Mean",
     "MemoryBatch",
     "Normalize",
+    "RandomEdit",
     "ResNet18",
     "Scenario",
     "StepResult",

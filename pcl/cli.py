@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
 from pcl import run
 from pcl.config import RunConfig, config_from, read_config
 from pcl.data.download import DOWNLOADS, download
-from pcl.methods import METHODS, WEIGHTINGS
+from pcl.methods import EDITS, METHODS, WEIGHTINGS
 from pcl.scenarios import SCENARIOS
 
 
@@ -78,10 +78,13 @@ class List:
         for heading in ("method", "weighting", "memory", "edit"):
             methods.add_column(heading)
         for name, method in METHODS.items():
-            methods.add_row(name, method.weighting, "n per class, random", "gradient-guided" if method.edit else "-")
+            methods.add_row(
+                name, method.weighting, "n per class, random", EDITS[method.edit].summary if method.edit else "-"
+            )
         for table in (scenarios, weightings, methods):
             rich.print(table)
-        rich.print("gradient-guided editing: arXiv 2401.01054, Eq. 12 and 13")
+        for name, edit in EDITS.items():
+            rich.print(f"+{name}, {edit.summary}: {edit.source}")
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,8 @@ class RunConfig:
     """capture steps in a CUDA graph and replay them; needs a GPU"""
     edit_alpha: float | None = None
     """step size of memory editing, in pixel units"""
+    edit_beta: float = 0.01
+    """of GMED: how much less a memory sample may come to be fitted"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     evaluate_every: int | None = None

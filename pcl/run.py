@@ -13,8 +13,7 @@ import torch
 from pcl.config import RunConfig, config_from, config_text, read_config
 from pcl.data.images import ImageData
 from pcl.memory.class_memory import ClassMemory
-from pcl.memory.gradient_edit import GradientEdit
-from pcl.methods import METHODS, WEIGHTINGS, WeightingOptions
+from pcl.methods import EDITS, METHODS, WEIGHTINGS, WeightingOptions
 from pcl.models.continual import ContinualModel
 from pcl.randomness import seeded
 from pcl.scenarios import SCENARIOS
@@ -118,6 +117,7 @@ def build(config: RunConfig, data: ImageData | None = None) -> tuple[Scenario, T
     method = METHODS[config.method]
     options = WeightingOptions(config.scale, config.temperature, config.seed)
     lr = config.lr
+    edit = EDITS[method.edit].make(config.edit_alpha, config.edit_beta, lr, config.seed) if method.edit else None
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer]
     on_gpu: dict[str, Any] = (
         {"fused": True} if device.type == "cuda" else {}
@@ -129,7 +129,7 @@ def build(config: RunConfig, data: ImageData | None = None) -> tuple[Scenario, T
         optimizer=lambda parameters: kind(parameters, lr=lr, **on_gpu),
         weighting=WEIGHTINGS[method.weighting].make(options),
         memory=ClassMemory(config.memory_per_class),
-        edit=GradientEdit(config.edit_alpha) if method.edit else None,
+        edit=edit,
         memory_batch=config.batch_size // config.accumulate,
         gradients_over=config.gradients_over,
         gramian=config.gramian,

@@ -23,15 +23,36 @@ def read(
 def gramian(operands: Operands, gram: int, threads: int, /) -> None: ...
 def combine(operands: Operands, weights: object, accumulate: bool, threads: int, /) -> bool: ...
 def cagrad_dual(
-    gram: int, is_float: bool, c: float, out: int, status: int, batch: int, k: int, threads: int, /
+    gram: int,
+    is_float: bool,
+    c: float,
+    out: int,
+    gap: int,
+    active: int,
+    pivots: int,
+    status: int,
+    batch: int,
+    k: int,
+    threads: int,
+    /,
 ) -> int: ...
-def nash_mtl(gram: int, is_float: bool, out: int, status: int, batch: int, k: int, threads: int, /) -> int: ...
+def nash_mtl(
+    gram: int, is_float: bool, out: int, residual: int, status: int, batch: int, k: int, threads: int, /
+) -> int: ...
+def imtl_g(
+    gram: int, is_float: bool, out: int, residual: int, status: int, batch: int, k: int, threads: int, /
+) -> int: ...
+def semidefinite_solve(
+    a: int, b: int, x: int, cutoff: float, batch: int, k: int, columns: int, threads: int, /
+) -> None: ...
 def cone_qp(
     gram: int,
     is_float: bool,
     b: int,
     b_stride: int,
     out: int,
+    gap: int,
+    active: int,
     pivots: int,
     status: int,
     batch: int,
@@ -54,6 +75,51 @@ def simplex_qp(
     threads: int,
     /,
 ) -> int: ...
+def channel_sums(
+    samples: int,
+    channels: int,
+    positions: int,
+    channels_last: bool,
+    dtype: int,
+    delta: int,
+    u: int,
+    sums: int,
+    products: int,
+    threads: int,
+    /,
+) -> None: ...
+def channel_affine(
+    samples: int,
+    channels: int,
+    positions: int,
+    channels_last: bool,
+    dtype: int,
+    u: int,
+    scale: int,
+    v: int,
+    p: int,
+    q: int,
+    out: int,
+    threads: int,
+    /,
+) -> None: ...
+def row_term(
+    dtype: int,
+    u: int,
+    v: int,
+    add: float,
+    minus: int,
+    out: int,
+    rows: int,
+    width: int,
+    width_v: int,
+    threads: int,
+    /,
+) -> None: ...
+def sample_conv(
+    shape: list[int], is_float: bool, a: int, delta: int, minus: int, v: int, out: int, threads: int, /
+) -> None: ...
+def sample_conv_transpose(shape: list[int], is_float: bool, v: int, delta: int, out: int, threads: int, /) -> None: ...
 def read_bytes(address: list[int], size: list[int], threads: int, /) -> int: ...
 def combine_sgd(
     operands: Operands,
@@ -81,7 +147,7 @@ def combine_adamw(
     /,
 ) -> bool: ...
 
-# only where the CUDA sources were built (BUILD["cuda"])
+# only where the CUDA sources were built (BUILD["cuda"]); pcl_kernels._cuda finds them by name
 def cuda_simplex_qp_workspace(batch: int, k: int, /) -> int: ...
 def cuda_simplex_qp(
     gram: int,
@@ -98,4 +164,49 @@ def cuda_simplex_qp(
     workspace: int,
     stream: int,
     /,
+) -> None: ...
+def cuda_cone_qp_workspace(batch: int, k: int, /) -> int: ...
+def cuda_cone_qp(
+    gram: int,
+    is_float: bool,
+    b: int,
+    b_stride: int,
+    out: int,
+    gap: int,
+    active: int,
+    pivots: int,
+    status: int,
+    batch: int,
+    k: int,
+    workspace: int,
+    stream: int,
+    /,
+) -> None: ...
+def cuda_cagrad_dual_workspace(batch: int, k: int, /) -> int: ...
+def cuda_cagrad_dual(
+    gram: int,
+    is_float: bool,
+    c: float,
+    out: int,
+    gap: int,
+    active: int,
+    pivots: int,
+    status: int,
+    batch: int,
+    k: int,
+    workspace: int,
+    stream: int,
+    /,
+) -> None: ...
+def cuda_nash_mtl_workspace(batch: int, k: int, /) -> int: ...
+def cuda_nash_mtl(
+    gram: int, is_float: bool, out: int, residual: int, status: int, batch: int, k: int, workspace: int, stream: int, /
+) -> None: ...
+def cuda_imtl_g_workspace(batch: int, k: int, /) -> int: ...
+def cuda_imtl_g(
+    gram: int, is_float: bool, out: int, residual: int, status: int, batch: int, k: int, workspace: int, stream: int, /
+) -> None: ...
+def cuda_semidefinite_solve_workspace(batch: int, k: int, /) -> int: ...
+def cuda_semidefinite_solve(
+    a: int, b: int, x: int, cutoff: float, columns: int, batch: int, k: int, workspace: int, stream: int, /
 ) -> None: ...

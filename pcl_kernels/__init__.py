@@ -4,20 +4,25 @@ Every function takes and returns PyTorch tensors; every op has a plain float64 P
 `reference.py`. `python -m pcl_kernels.info` says what is built.
 """
 
+from pcl_kernels._results import QPInfo, Status, SystemInfo
 from pcl_kernels.cagrad_dual import cagrad_dual
 from pcl_kernels.combine import combine
 from pcl_kernels.combine_update import combine_adamw_, combine_sgd_
 from pcl_kernels.cone_qp import cone_qp
 from pcl_kernels.gramian import GramianAccumulator, gramian
 from pcl_kernels.imtl_g import imtl_g
+from pcl_kernels.memory_edit import channel_affine, channel_sums, row_term, sample_conv, sample_conv_transpose
 from pcl_kernels.nash_mtl import nash_mtl
-from pcl_kernels.simplex_qp import QPInfo, Status, simplex_qp
+from pcl_kernels.simplex_qp import simplex_qp
 
 __all__ = [
     "GramianAccumulator",
     "QPInfo",
     "Status",
+    "SystemInfo",
     "cagrad_dual",
+    "channel_affine",
+    "channel_sums",
     "combine",
     "combine_adamw_",
     "combine_sgd_",
@@ -25,5 +30,8 @@ __all__ = [
     "gramian",
     "imtl_g",
     "nash_mtl",
+    "row_term",
+    "sample_conv",
+    "sample_conv_transpose",
     "simplex_qp",
 ]

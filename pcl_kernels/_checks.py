@@ -39,6 +39,13 @@ def threads_for(batch: int, k: int) -> int:
     return torch.get_num_threads() if batch > 16 and batch * (k + 4) ** 2 > 20_000 else 1
 
 
+def refusal(failed: int, gram: Tensor) -> ValueError:
+    """What is wrong with problem `failed // 8` of a batch; `failed % 8` is a Status of csrc/qp_info.hpp."""
+    problem, reason = divmod(failed, 8)
+    where = f"gram[{problem}]" if gram.dim() == 3 else "gram"
+    return not_finite(where) if reason == 2 else not_a_gramian(where)
+
+
 def not_finite(where: str) -> ValueError:
     return ValueError(
         f"{where}: expected finite numbers, got NaN or Inf. A gradient overflowed or is undefined; "

@@ -33,6 +33,7 @@ from pcl.run import build
 from pcl.scenarios import SCENARIOS
 
 RESULTS = Path(__file__).parent / "results"
+METHODS_COMPARED = tuple(w + edit for w in ("sum", "mean", "mgda", "emgd-gmc", "emgd-gs") for edit in ("", "+me"))
 STUDIED = ("ps-digits", "ps-emnist")
 WEIGHTINGS = ("sum", "mean", "mgda", "emgd-gmc", "emgd-gs")
 METHODS = {name: method for name, method in ALL_METHODS.items() if method.weighting in WEIGHTINGS}
@@ -164,7 +165,7 @@ class Study:
         """Do all that is missing, in the order in which the choices need each other."""
         cells = [(scenario, setting) for scenario in STUDIED for setting in SETTINGS]
         self.ensure((r for cell in cells for _, runs in self.alpha_runs(*cell) for r in runs), "edit step sizes")
-        each = [(*cell, method) for cell in cells for method in METHODS]
+        each = [(*cell, method) for cell in cells for method in METHODS_COMPARED]
         self.ensure((r for one in each for _, runs in self.rate_runs(*one) for r in runs), "learning rates")
         self.ensure((r for one in each for own in (False, True) for r in self.final_runs(*one, own_rate=own)), "table")
 
@@ -183,7 +184,7 @@ def summary(study: Study, *, own_rate: bool) -> str:
             for cell in cells
             for key in "AF"
         ]
-        for method in METHODS
+        for method in METHODS_COMPARED
     }
     best = [max(statistics.mean(row[c]) for row in values.values()) for c in range(2 * len(cells))]
     lines = [
@@ -213,7 +214,7 @@ def table(study: Study) -> str:
                 "|---|---|---|---|---|---|",
             ]
             rows: dict[str, list[Any]] = {}
-            for method in METHODS:
+            for method in METHODS_COMPARED:
                 cells: list[Any] = []
                 for own in (False, True):
                     results = [study.done[r.key] for r in study.final_runs(scenario, setting, method, own_rate=own)]
@@ -242,12 +243,12 @@ def draw(study: Study, target: Path) -> None:
         for offset, own, label in ((0.15, False, f"lr {SINGLE_RATE[study.optimizer]:g}"), (-0.15, True, "own best lr")):
             values = [
                 [100 * study.done[r.key]["A"] for r in study.final_runs(scenario, setting, m, own_rate=own)]
-                for m in METHODS
+                for m in METHODS_COMPARED
             ]
-            heights = [len(METHODS) - i + offset for i in range(len(METHODS))]
+            heights = [len(METHODS_COMPARED) - i + offset for i in range(len(METHODS_COMPARED))]
             means, deviations = map(statistics.mean, values), map(statistics.stdev, values)
             axis.errorbar(list(means), heights, xerr=list(deviations), fmt="o", capsize=3, label=label)
-        axis.set_yticks([len(METHODS) - i for i in range(len(METHODS))], list(METHODS))
+        axis.set_yticks([len(METHODS_COMPARED) - i for i in range(len(METHODS_COMPARED))], list(METHODS_COMPARED))
         axis.set(title=f"{scenario}, {setting}-incremental", xlabel="average accuracy A (%)")
         axis.grid(axis="x", color="0.9")
     axes[0, 0].legend(frameon=False)

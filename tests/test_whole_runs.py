@@ -66,6 +66,14 @@ def test_a_run_leaves_what_the_report_needs(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "r" / "timing.json").read_text())["seconds"] > 0
 
 
+@pytest.mark.parametrize("method", ["mean+gmed", "mean+hindsight", "mean+random", "sum+me"])
+def test_every_edit_has_a_name_on_the_command_line(method: str, tmp_path: Path) -> None:
+    config = RunConfig(method=method, epochs=1, batch_size=24, edit_alpha=1e-2, edit_beta=0.05, evaluate_every=100)
+    results = start(config, tmp_path / "r")
+    assert results["drift"] > 0
+    assert {row["edited"] > 0 for row in rows(tmp_path / "r") if "edited" in row} == {True}
+
+
 def test_same_seed_same_bits_other_seed_other_bits(tmp_path: Path) -> None:
     config = RunConfig(epochs=1, batch_size=24, setting="class")
     for name in ("one", "two"):

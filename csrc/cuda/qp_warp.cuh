@@ -12,7 +12,7 @@
 
 #include "warp.cuh"
 
-namespace pcl::warp {
+namespace PCL_WARP_NAMESPACE {
 
 struct Problem {
     const double* C;  // [k, k], symmetric, diagonal in [1, 4)
@@ -241,7 +241,7 @@ PCL_DEVICE bool solve(Solver<double>& s) {
                 s.set(i, -s.rho[i]);
                 optimal = optimal && !(s.v[i] < -tol_w);
             }
-        if (optimal) return stationary && !gain_in_doubt(s, scale) && !(s.t - 1.0 > 8 * in.eps * scale);
+        if (optimal) return stationary && !gain_in_doubt(s, scale) && !(s.t - 1.0 > 64 * in.eps * scale * scale);
         stationary = pivot();
     }
     return false;
@@ -279,4 +279,32 @@ PCL_DEVICE bool solve(Solver<DoubleDouble>& s) {
     return false;
 }
 
-}  // namespace pcl::warp
+// x from the solver in double precision; `memory` as for a Solver<double>.
+PCL_DEVICE bool solve_in_doubles(const Problem& in, double* memory, int* free, double* x, int& pivots) {
+    Solver<double> s(in, 4 * in.eps, memory, free);
+    const bool solved = solve(s);
+    for (int j = lane(); j < in.k; j += LANES) x[j] = free[j] ? fmax(s.v[j], 0.0) : 0.0;
+    sync();
+    pivots += s.sweeps;
+    return solved;
+}
+
+// The same in double-double; `memory` as for a Solver<DoubleDouble>. What is below `least` of the largest element
+// counts as zero.
+PCL_DEVICE bool solve_in_double_doubles(const Problem& in, double ridge, DoubleDouble* memory, int* free, double* x,
+                                        double least, int& pivots) {
+    Solver<DoubleDouble> s(in, ridge, memory, free);
+    const bool solved = solve(s);
+    double largest = 0;
+    for (int j = lane(); j < in.k; j += LANES) largest = fmax(largest, free[j] ? s.v[j].hi : 0.0);
+    largest = max(largest);
+    for (int j = lane(); j < in.k; j += LANES) {
+        const double value = free[j] ? fmax(s.v[j].hi, 0.0) : 0.0;
+        x[j] = value < least * largest ? 0.0 : value;
+    }
+    sync();
+    pivots += s.sweeps;
+    return solved;
+}
+
+}  // namespace PCL_WARP_NAMESPACE

@@ -1,48 +1,25 @@
 // min λᵀGλ subject to Σ λ_iσ_i = 1, λ >= 0, one problem on one warp; see csrc/simplex_qp.cpp for the reduction.
-//
-// Nothing is raised, because the host never waits: a problem with bad input of any kind gets a row of NaN and the
-// status not_finite.
 #pragma once
 
-#include <cstring>
-
-#include "../simplex_qp.hpp"
+#include "gramian.cuh"
 #include "qp_warp.cuh"
 
-namespace pcl::warp {
+namespace PCL_WARP_NAMESPACE {
 
 // One batch; null where something is absent.
 struct SimplexBatch {
-    const void* gram;     // [batch, k, k]
-    bool is_float;        // float32 Gramians instead of float64
+    Gramians in;
     const double* sigma;  // [k] per problem, sigma_stride apart (0: the same for all)
     long sigma_stride;
     double* lambda;  // [batch, k]
-    SimplexInfo info;
-    long batch;
-    int k;
+    QpInfo info;
 };
 
 // Doubles per warp in fast memory and in global memory.
 struct SimplexMemory {
-    static constexpr int largest_fast = 64;  // tableaus up to this size are fast
-
-    static constexpr PCL_BOTH long fast(long k) { return (k <= largest_fast ? reals(k) : 0) + 5 * k; }
+    static constexpr PCL_BOTH long fast(long k) { return (k <= largest_fast ? reals(k) : 0) + 6 * k; }
     static constexpr PCL_BOTH long global(long k) { return k * k + 2 * reals(k); }
 };
-
-// 2^n, also where it is subnormal, zero or infinite.
-PCL_DEVICE double pow2(int n) {
-    if (n < -1022 || n > 1023) return ldexp(1.0, n);
-    const long long bits = (long long)(n + 1023) << 52;
-    double d;
-    memcpy(&d, &bits, 8);
-    return d;
-}
-
-PCL_DEVICE double entry(const SimplexBatch& all, long at) {
-    return all.is_float ? double(static_cast<const float*>(all.gram)[at]) : static_cast<const double*>(all.gram)[at];
-}
 
 // ad - bc with one rounding (Kahan), so that two nearly parallel gradients lose nothing.
 PCL_DEVICE double difference_of_products(double a, double d, double b, double c) {
@@ -50,51 +27,17 @@ PCL_DEVICE double difference_of_products(double a, double d, double b, double c)
     return fma(a, d, -bc) - fma(b, c, -bc);
 }
 
-PCL_DEVICE void answer(const SimplexBatch& all, long b, SimplexStatus status, double gap, int pivots) {
-    const SimplexInfo& info = all.info;
-    if (!info.gap) return;
-    for (int i = lane(); i < all.k; i += LANES) info.active[b * all.k + i] = all.lambda[b * all.k + i] > 0;
-    if (lane() == 0) info.gap[b] = gap, info.pivots[b] = pivots, info.status[b] = int(status);
-}
-
-PCL_DEVICE void refuse(const SimplexBatch& all, long b) {
-    for (int i = lane(); i < all.k; i += LANES) all.lambda[b * all.k + i] = NAN;
-    answer(all, b, SimplexStatus::not_finite, NAN, 0);
-}
-
-// C = DGD with D the powers of two that bring the diagonal into [1, 4); zero rows stay zero. Only the symmetric part
-// of G counts. e[i] is the exponent of D_ii. False where an entry is not finite or a diagonal entry is negative.
-PCL_DEVICE bool scale_gramian(const SimplexBatch& all, long b, double* C, int* e) {
-    const int k = all.k;
-    const long G = b * k * k;
-    for (int i = lane(); i < k; i += LANES) {
-        const double g = entry(all, G + i * k + i);
-        e[i] = g > 0 && g < INFINITY ? -(ilogb(g) >> 1) : 0;
-    }
-    sync();
-    double bad = 0;
-    for (int at = lane(); at < k * k; at += LANES) {
-        const int i = at / k, j = at % k, low = i < j ? i : j, high = i < j ? j : i;
-        const double dl = pow2(e[low]), dh = pow2(e[high]);
-        const double c = 0.5 * (entry(all, G + high * k + low) * dh * dl + entry(all, G + low * k + high) * dh * dl);
-        C[at] = c;
-        bad += (c - c != 0) + (i == j && c < 0);
-    }
-    sync();
-    return sum(bad) == 0;
-}
-
 // Zero gradients reach the objective zero: they share the weight.
-PCL_DEVICE bool zero_gradients(const SimplexBatch& all, long b, const double* C, const double* sigma) {
-    const int k = all.k;
+PCL_DEVICE bool zero_gradients(const SimplexBatch& all, long n, const double* C, const double* sigma) {
+    const int k = all.in.k;
+    double* const lambda = all.lambda + n * k;
     double zeros = 0;
     for (int i = lane(); i < k; i += LANES) zeros += C[i * k + i] == 0;
     zeros = sum(zeros);
     if (zeros == 0) return false;
     for (int i = lane(); i < k; i += LANES)
-        all.lambda[b * k + i] = C[i * k + i] == 0 ? 1.0 / (zeros * (sigma ? sigma[i] : 1.0)) : 0.0;
-    sync();
-    answer(all, b, SimplexStatus::solved, 0.0, 0);
+        lambda[i] = C[i * k + i] == 0 ? 1.0 / (zeros * (sigma ? sigma[i] : 1.0)) : 0.0;
+    write_info(all.info, n, k, lambda, 0.0, 0, Status::solved);
     return true;
 }
 
@@ -111,34 +54,6 @@ PCL_DEVICE bool two(const double* C, const double* s, double* x, double eps) {
     }
     sync();
     return C[1] * C[1] <= C[0] * C[3] * (1 + 8 * eps);
-}
-
-// x from the solver in double precision; `memory` as for a Solver<double>.
-PCL_DEVICE bool solve_in_doubles(const Problem& in, double* memory, int* free, double* x, int& pivots) {
-    Solver<double> s(in, 4 * in.eps, memory, free);
-    const bool solved = solve(s);
-    for (int j = lane(); j < in.k; j += LANES) x[j] = free[j] ? fmax(s.v[j], 0.0) : 0.0;
-    sync();
-    pivots += s.sweeps;
-    return solved;
-}
-
-// The same in double-double; `memory` as for a Solver<DoubleDouble>. What is below `least` of the largest element
-// counts as zero.
-PCL_DEVICE bool solve_in_double_doubles(const Problem& in, double ridge, DoubleDouble* memory, int* free, double* x,
-                                        double least, int& pivots) {
-    Solver<DoubleDouble> s(in, ridge, memory, free);
-    const bool solved = solve(s);
-    double largest = 0;
-    for (int j = lane(); j < in.k; j += LANES) largest = fmax(largest, free[j] ? s.v[j].hi : 0.0);
-    largest = max(largest);
-    for (int j = lane(); j < in.k; j += LANES) {
-        const double value = free[j] ? fmax(s.v[j].hi, 0.0) : 0.0;
-        x[j] = value < least * largest ? 0.0 : value;
-    }
-    sync();
-    pivots += s.sweeps;
-    return solved;
 }
 
 // Feasible points of min xᵀCx / (sᵀx)², the best of which stays in x.
@@ -180,28 +95,24 @@ struct Candidates {
         offer(other);
     }
 
-    // The optimality conditions up to the rounding of C.
+    // The optimality conditions, or an objective of zero, up to the rounding of C.
     PCL_DEVICE bool optimal() const {
         double f = 0, t = 0, length = 0, bad = 0;
         for (int j = lane(); j < k; j += LANES) {
-            f += x[j] * column(j);
+            f += x[j] * row_times(C, k, j, x);
             t += s[j] * x[j];
             length += x[j];
         }
         f = sum(f);
         t = sum(t);
         length = sum(length);
+        const double rounding = 64 * DBL_EPSILON * length * length;
+        if (f <= rounding) return f >= -rounding;  // below that, C is not positive semidefinite
         for (int j = lane(); j < k; j += LANES) {
-            const double w = column(j) - f / t * s[j], allowed = 256 * DBL_EPSILON * fmax(t, length);
+            const double w = row_times(C, k, j, x) - f / t * s[j], allowed = 256 * DBL_EPSILON * fmax(t, length);
             bad += w < -allowed || (x[j] > 0 && w > allowed);
         }
         return sum(bad) == 0;
-    }
-
-    PCL_DEVICE double column(int j) const {
-        double Cx = 0;
-        for (int i = 0; i < k; ++i) Cx += C[i * k + j] * x[i];
-        return Cx;
     }
 
     PCL_DEVICE bool is_zero() const { return best.hi >= 0 && best.hi <= 1e-19; }
@@ -255,8 +166,7 @@ PCL_DEVICE double duality_gap(const double* C, const double* s, const double* x,
     double f = 0, least = INFINITY;
     int at = k;
     for (int j = lane(); j < k; j += LANES) {
-        double Cx = 0;
-        for (int i = 0; i < k; ++i) Cx += C[i * k + j] * x[i];
+        const double Cx = row_times(C, k, j, x);
         f += x[j] * Cx;
         if (Cx / s[j] < least) least = Cx / s[j], at = j;
     }
@@ -264,24 +174,24 @@ PCL_DEVICE double duality_gap(const double* C, const double* s, const double* x,
     return fmax(0.0, 2 * (sum(f) / t - least) / t);
 }
 
-// Problem b of the batch; `fast` and `global` as many doubles as SimplexMemory says, of this warp alone.
-PCL_DEVICE void simplex_qp(const SimplexBatch& all, long b, double* fast, double* global) {
-    const int k = all.k;
-    const double* sigma = all.sigma ? all.sigma + b * all.sigma_stride : nullptr;
-    double* const s = fast;
-    double* const x = s + k;
-    double* const other = x + k;
-    double* const incoming = other + k;
-    int* const e = reinterpret_cast<int*>(incoming + k);
-    int* const free = e + k;
-    double* const C = global;
-    DoubleDouble* const exact_memory = reinterpret_cast<DoubleDouble*>(C + k * k);
-    double* const memory = k <= SimplexMemory::largest_fast ? incoming + 2 * k : C + k * k;
+// Problem n of the batch; `fast` and `global` as many doubles as SimplexMemory says, of this warp alone.
+PCL_DEVICE void simplex_qp(const SimplexBatch& all, long n, double* fast, double* global) {
+    const int k = all.in.k;
+    const double* sigma = all.sigma ? all.sigma + n * all.sigma_stride : nullptr;
+    double* const lambda = all.lambda + n * k;
+    Room near{fast}, far{global};
+    double *const s = near.doubles(k), *const x = near.doubles(k), *const other = near.doubles(k);
+    double* const incoming = near.doubles(k);
+    int *const e = near.ints(k), *const free = near.ints(k);
+    double* const C = far.doubles(k * k);
+    DoubleDouble* const exact_memory = reinterpret_cast<DoubleDouble*>(far.doubles(2 * reals(k)));
+    double* const memory = k <= largest_fast ? near.next : reinterpret_cast<double*>(exact_memory);
 
     double bad = 0;
     for (int i = lane(); i < k; i += LANES) bad += sigma && !(sigma[i] >= DBL_MIN && sigma[i] < INFINITY);
-    if (sum(bad) != 0 || !scale_gramian(all, b, C, e)) return refuse(all, b);
-    if (zero_gradients(all, b, C, sigma)) return;
+    const Status status = sum(bad) != 0 ? Status::bad_sigma : scale_gramian(all.in, n, C, e, other);
+    if (refused(status)) return refuse(all.info, n, k, lambda, status);
+    if (zero_gradients(all, n, C, sigma)) return;
 
     int E = -5000;
     for (int i = 0; i < k; ++i) {
@@ -291,30 +201,25 @@ PCL_DEVICE void simplex_qp(const SimplexBatch& all, long b, double* fast, double
     for (int i = lane(); i < k; i += LANES) s[i] = (sigma ? sigma[i] : 1.0) * pow2(e[i] - E);
     sync();
 
-    const double eps = all.is_float ? double(FLT_EPSILON) : DBL_EPSILON;
+    const double eps = all.in.eps();
     bool solved = true;
     int pivots = 0;
     if (k == 1) {
-        if (lane() == 0) x[0] = 1.0;
-        sync();
+        fill(x, 1, 1.0);
     } else if (k == 2) {
         solved = two(C, s, x, eps);
     } else {
         const Problem in{C, s, k, true, eps, 0.5 * eps};
         solved = solve_in_doubles(in, memory, free, x, pivots);
         // A float32 Gramian has not the digits that a second look would bring out.
-        if (!solved && !all.is_float)
+        if (!solved && !all.in.is_float)
             solved = simplex_exactly(C, s, k, exact_memory, free, x, other, incoming, pivots);
     }
 
     const double t = total(s, x, k);
-    for (int i = lane(); i < k; i += LANES) all.lambda[b * k + i] = x[i] / t * pow2(e[i] - E);
-    sync();
-    if (all.info.gap) {
-        const double gap = duality_gap(C, s, x, t, k) * pow2(-E) * pow2(-E);
-        answer(all, b, solved ? SimplexStatus::solved : SimplexStatus::inexact, gap, pivots);
-    }
-    sync();
+    for (int i = lane(); i < k; i += LANES) lambda[i] = x[i] / t * pow2(e[i] - E);
+    const double gap = all.info.gap ? duality_gap(C, s, x, t, k) * pow2(-E) * pow2(-E) : 0.0;
+    write_info(all.info, n, k, lambda, gap, pivots, solved ? Status::solved : Status::inexact);
 }
 
-}  // namespace pcl::warp
+}  // namespace PCL_WARP_NAMESPACE

@@ -3,6 +3,7 @@
 // Device code here keeps its vectors in memory that all lanes see; lane l owns the elements l, l + LANES, ... and
 // `sync` stands between an access by one lane and a conflicting one by another. Without a GPU a warp has one lane and
 // the code is an ordinary loop; a header named in PCL_WARP may put something else in its place (the tests: threads).
+// The ops whose CPU form is this code too include it once per instruction set, each time in another namespace.
 #pragma once
 
 #include "../double_double.hpp"
@@ -13,11 +14,17 @@
 #define PCL_DEVICE inline
 #endif
 
+#ifdef PCL_ISA
+#define PCL_WARP_NAMESPACE pcl::PCL_ISA::warp
+#else
+#define PCL_WARP_NAMESPACE pcl::warp
+#endif
+
 #ifdef PCL_WARP
 #include PCL_WARP
 #endif
 
-namespace pcl::warp {
+namespace PCL_WARP_NAMESPACE {
 
 #ifdef __CUDACC__
 constexpr int LANES = 32;
@@ -63,4 +70,4 @@ PCL_DEVICE void argmin(T& value, int& index) {
     }
 }
 
-}  // namespace pcl::warp
+}  // namespace PCL_WARP_NAMESPACE

@@ -267,12 +267,15 @@ void everything() {
 
 }  // namespace
 
+long edit_ops(int threads);  // edits.cpp
+
 int main() {
     int sets = 0;
     for (Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
         if (!use_isa(isa)) continue;
         ++sets;
         everything();
+        for (int threads : {1, 2}) calls += edit_ops(threads);
         std::vector<std::thread> callers;  // the ops run without Python's lock, so callers may come together
         for (unsigned n = 0; n < 2; ++n)
             callers.emplace_back([n] {

@@ -96,6 +96,10 @@ class ClassMemory:
             raise RuntimeError("drift: the originals were not kept; use ClassMemory(..., keep_original=True)")
         return (self.x - self.original).abs().flatten(1).mean(dim=1)
 
+    def mean_drift(self) -> float:
+        """Mean of |x - original| over everything that is stored, in units of x; 0 while nothing is."""
+        return float(self.drift().mean()) if len(self) else 0.0
+
     def state_dict(self) -> dict[str, Any]:
         """Everything, also the reservoirs of tasks in training."""
         return {

@@ -1,39 +1,36 @@
 """Gradient-guided memory editing (Lyu et al., arXiv 2401.01054, Sec. V)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pcl.gradients.sample_norms import SampleNorms
+from pcl.gradients.sample_distance import DistanceGradient, Losses, Problem, Way, inner
+from pcl.memory.edit import Stateless, Steps
 from pcl.models.modes import evaluation_mode
-from pcl.notices import say_once
 
-Losses = Callable[[Tensor, slice], Tensor]
-"""From samples ``(B, ...)``, and the rows of the edited batch that they are, to their losses ``(B,)``."""
-
-_ALL = slice(None)
+Objective = Literal["distance", "alignment", "batch"]
 
 
-class GradientEdit:
+class GradientEdit(Stateless):
     """x <- clamp(x - alpha * grad_x |g(x) - d|^2)  (Eq. 12, 13).
 
     g(x) is the gradient of the loss of the one sample x with respect to the shared parameters and d the
     direction that the weighting chose; both carry the sign of a gradient. Stored samples so move to where their
     own pull agrees with the direction in which all tasks improve. Labels never change.
 
-    With |g - d|^2 = |g|^2 - 2 <g, d> + |d|^2, the last term is constant, <g(x), d> summed over the batch is one
-    directional derivative, and |g(x)|^2 of every sample follows from quantities that one backward pass of the
-    whole batch leaves at every layer (:class:`pcl.gradients.sample_norms.SampleNorms`). One double backward
-    gives the edit of the batch, exactly. Models with layers that this does not cover are edited sample by
-    sample, equally exact and far slower; that is said once. Whether a model is covered shows at its first edit, where
-    two samples are edited both ways.
+    The gradient is exact and taken for the whole batch by the R-operator, at the price of about two training steps
+    (:mod:`pcl.gradients.sweep.recording`); models that this does not cover are edited in slower ways, equally exact,
+    and that is said once (:mod:`pcl.gradients.sample_distance`).
 
-    ``objective="alignment"`` leaves the term |g|^2 out: x <- clamp(x + 2 alpha * grad_x <g(x), d>). It is not in the
-    paper; ``studies/edit_objective.py`` shows what each term does.
+    Other objectives:
+
+    - ``"alignment"`` leaves the term |g|^2 out: x <- clamp(x + 2 alpha * grad_x <g(x), d>). It is not in the paper;
+      ``studies/edit_objective.py`` shows what each term does.
+    - ``"batch"`` reads g in Eq. 12 as the gradient of the drawn batch's mean loss, all samples moving together: x <-
+      clamp(x - alpha * grad_x |mean_b g(x_b) - d|^2). One double backward, for any model.
 
     The model runs in evaluation mode while it is edited against: batch statistics would tie the samples
     together, and a gradient of one sample would not be defined.
@@ -41,10 +38,15 @@ class GradientEdit:
     Args:
         alpha: step size; x moves by alpha times the gradient. x is in [0, 1] for image data.
         valid: range to which edited values are clamped, or None.
-        objective: ``"distance"``, as in the paper, or ``"alignment"``.
+        objective: ``"distance"``, as in the paper, ``"alignment"`` or ``"batch"``.
+        steps: gradient steps for each time that samples are drawn.
+        mean, std: what samples were normalised with outside the model; alpha and ``valid`` are in units of pixels, see
+            :class:`pcl.memory.edit.Steps`.
+        method: how the gradient of ``"distance"`` is computed: ``"auto"``, ``"sweep"``, ``"ghost"``, ``"vmap"`` or
+            ``"loop"``.
 
     Raises:
-        ValueError: for alpha <= 0, an empty range or an unknown objective.
+        ValueError: for alpha <= 0, steps < 1, an empty range, std <= 0, or an unknown objective or method.
     """
 
     def __init__(
@@ -52,18 +54,19 @@ class GradientEdit:
         alpha: float,
         *,
         valid: tuple[float, float] | None = (0.0, 1.0),
-        objective: Literal["distance", "alignment"] = "distance",
+        objective: Objective = "distance",
+        steps: int = 1,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        method: Way | Literal["auto"] = "auto",
     ) -> None:
-        if not alpha > 0:
-            raise ValueError(f"edit: expected alpha > 0, got {alpha}")
-        if valid is not None and not valid[0] < valid[1]:
-            raise ValueError(f"edit: expected valid=(low, high) with low < high, got {valid}")
-        if objective not in ("distance", "alignment"):
-            raise ValueError(f"edit: expected objective 'distance' or 'alignment', got {objective!r}")
+        if objective not in ("distance", "alignment", "batch"):
+            raise ValueError(f"edit: expected objective 'distance', 'alignment' or 'batch', got {objective!r}")
         self.alpha = alpha
         self.valid = valid
         self.objective = objective
-        self._uncovered: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+        self._steps = Steps(alpha, steps, valid, mean, std)
+        self._distance = DistanceGradient(method)
 
     def __call__(
         self,
@@ -73,18 +76,12 @@ class GradientEdit:
         shared: Sequence[nn.Parameter],
         direction: Sequence[Tensor | None],
     ) -> Tensor:
-        """The edited samples ``(B, ...)``; where a gradient is not finite, the value stays.
+        """The edited samples ``(B, ...)``; see :class:`pcl.memory.edit.Edit`.
 
-        Args:
-            model: the module that ``losses`` runs and that owns ``shared``.
-            losses: ``losses(x[rows], rows)`` are the losses ``(B,)`` of the samples in those rows.
-            x: ``(B, ...)``, a floating dtype.
-            shared: the parameters that g and d are about.
-            direction: d, one tensor per parameter; None is zero.
+        Raises:
+            ValueError: if the one ``method`` asked for is not right for this model.
         """
-        step = self.alpha * self.gradient(model, losses, x, shared, direction)
-        edited = torch.where(torch.isfinite(step), x - step, x)
-        return edited if self.valid is None else edited.clamp(*self.valid)
+        return self._steps.descend(x, lambda x: self.gradient(model, losses, x, shared, direction))
 
     def gradient(
         self,
@@ -95,74 +92,24 @@ class GradientEdit:
         direction: Sequence[Tensor | None],
     ) -> Tensor:
         """The gradient of the objective at every sample, ``(B, ...)`` like x; arguments as for a call."""
+        problem = Problem(model, losses, x, shared, direction)
         with evaluation_mode(model), sdpa_kernel(SDPBackend.MATH):  # the other kernels have no second derivative
-            if self.objective == "alignment":
-                return _alignment_gradient(losses, x, shared, direction)
-            if model not in self._uncovered:
-                self._uncovered[model] = _why_uncovered(model, losses, x, shared, direction)
-            uncovered = self._uncovered[model]
-            if uncovered:
-                say_once(f"edit: editing sample by sample, exact but slow, because of {uncovered}")
-                rows = [_sample_gradient(losses, x, slice(i, i + 1), shared, direction) for i in range(len(x))]
-                return torch.cat(rows) if rows else torch.zeros_like(x)
-            return _batch_gradient(model, losses, x, _ALL, shared, direction)
+            if self.objective == "distance":
+                return self._distance(problem)
+            return _alignment_gradient(problem) if self.objective == "alignment" else _batch_gradient(problem)
 
 
-def _why_uncovered(
-    model: nn.Module, losses: Losses, x: Tensor, shared: Sequence[nn.Parameter], direction: Sequence[Tensor | None]
-) -> str:
-    """Why a model must be edited sample by sample; empty where it need not be.
-
-    Layer types do not tell all: samples may be folded into rows of their own, or a weight used outside its layer. So
-    two samples are computed both ways.
-    """
-    reason = SampleNorms.uncovered(model, shared)
-    if reason or len(x) == 0:
-        return reason
-    rows = slice(0, min(2, len(x)))
-    expected = torch.cat([_sample_gradient(losses, x, slice(i, i + 1), shared, direction) for i in range(rows.stop)])
-    try:
-        found = _batch_gradient(model, losses, x, rows, shared, direction)
-    except (RuntimeError, IndexError) as error:
-        return f"the way its layers are used ({error})"
-    tolerance = torch.finfo(x.dtype).eps ** 0.5
-    agrees = (found - expected).norm() <= tolerance * expected.norm() or not torch.isfinite(expected).all()
-    return "" if agrees else "the way its layers are used (samples share rows, or a weight is used twice)"
+def _alignment_gradient(problem: Problem) -> Tensor:
+    x = problem.start()
+    losses = problem.losses(x, problem.rows)
+    gradients = torch.autograd.grad(losses.sum(), list(problem.shared), create_graph=True, allow_unused=True)
+    return torch.autograd.grad(-2 * inner(gradients, problem.direction, x), x)[0]
 
 
-def _batch_gradient(
-    model: nn.Module,
-    losses: Losses,
-    x: Tensor,
-    rows: slice,
-    shared: Sequence[nn.Parameter],
-    direction: Sequence[Tensor | None],
-) -> Tensor:
-    x = x[rows].detach().requires_grad_()
-    with SampleNorms(model, shared) as norms:
-        total = losses(x, rows).sum()
-    squared, gradients = norms.squared(total)
-    distance = squared.sum() - 2 * _inner(gradients, direction, x)
-    return torch.autograd.grad(distance, x)[0]
-
-
-def _sample_gradient(
-    losses: Losses, x: Tensor, row: slice, shared: Sequence[nn.Parameter], direction: Sequence[Tensor | None]
-) -> Tensor:
-    x = x[row].detach().requires_grad_()
-    gradients = torch.autograd.grad(losses(x, row).sum(), list(shared), create_graph=True, allow_unused=True)
-    squared = sum((g.square().sum() for g in gradients if g is not None), start=x.new_zeros(()))
-    return torch.autograd.grad(squared - 2 * _inner(gradients, direction, x), x)[0]
-
-
-def _alignment_gradient(
-    losses: Losses, x: Tensor, shared: Sequence[nn.Parameter], direction: Sequence[Tensor | None]
-) -> Tensor:
-    x = x.detach().requires_grad_()
-    gradients = torch.autograd.grad(losses(x, _ALL).sum(), list(shared), create_graph=True, allow_unused=True)
-    return torch.autograd.grad(-2 * _inner(gradients, direction, x), x)[0]
-
-
-def _inner(gradients: Sequence[Tensor | None], direction: Sequence[Tensor | None], x: Tensor) -> Tensor:
-    products = [(g * d).sum() for g, d in zip(gradients, direction, strict=True) if g is not None and d is not None]
-    return sum(products, start=0 * x.sum())
+def _batch_gradient(problem: Problem) -> Tensor:
+    x = problem.start()
+    losses = problem.losses(x, problem.rows)
+    gradients = torch.autograd.grad(losses.mean(), list(problem.shared), create_graph=True, allow_unused=True)
+    pairs = zip(gradients, problem.direction, strict=True)
+    terms = [(g if d is None else g - d).square().sum() for g, d in pairs if g is not None]
+    return torch.autograd.grad(sum(terms, start=0 * x.sum()), x)[0]

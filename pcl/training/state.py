@@ -35,6 +35,7 @@ def trainer_state(trainer: "Trainer") -> dict[str, Any]:
         "optimizer": trainer.optimizer.state_dict(),
         "weighting": trainer.weighting.state_dict(),
         "memory": None if trainer.memory is None else trainer.memory.state_dict(),
+        "edit": None if trainer.edit is None else trainer.edit.state_dict(),
         "streams": {task: stream.state_dict() for task, stream in trainer.streams.items()},
         "step_count": trainer.step_count,
         "history": list(trainer.history),
@@ -64,6 +65,8 @@ def restore_trainer(trainer: "Trainer", state: dict[str, Any]) -> None:
         stream.load_state_dict(state["streams"][task])
     if trainer.memory is not None:
         trainer.memory.load_state_dict(state["memory"], trainer.device)
+    if trainer.edit is not None:
+        trainer.edit.load_state_dict(state["edit"])
     for task, classes in state["tasks"]:
         new = trainer.model.add_task(task, classes)
         if new:

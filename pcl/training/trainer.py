@@ -12,7 +12,7 @@ from pcl.gradients.result import TaskGradients
 from pcl.gradients.task_gradients import Strategy
 from pcl.gradients.workspace import Workspace
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
-from pcl.memory.gradient_edit import GradientEdit
+from pcl.memory.edit import Edit
 from pcl.metrics import average_accuracy, forgetting
 from pcl.models.continual import ContinualModel
 from pcl.randomness import generator
@@ -84,7 +84,7 @@ class Trainer:
         optimizer: MakeOptimizer,
         weighting: Weighting | None = None,
         memory: ClassMemory | None = None,
-        edit: GradientEdit | None = None,
+        edit: Edit | None = None,
         memory_batch: int = 128,
         gradients_over: Literal["backbone", "all"] = "backbone",
         gramian: Literal["needed", "always"] = "needed",
@@ -260,17 +260,22 @@ class Trainer:
     def results(self) -> dict[str, Any]:
         """A and F of the finished tasks (Eq. 25), the steps made, and the accuracies behind them.
 
+        With an edit also how far the memory has drifted from its originals; see :meth:`pcl.ClassMemory.mean_drift`.
+
         Raises:
             ValueError: if no task with test data has ended.
         """
         final = {task: a for task, a in self.evaluate().items() if task in self.at_end}
-        return {
+        results = {
             "A": average_accuracy(final),
             "F": forgetting(final, self.at_end),
             "steps": self.step_count,
             "final": final,
             "at_end": dict(self.at_end),
         }
+        if self.edit is not None and self.memory is not None and self.memory.keep_original:
+            results["drift"] = self.memory.mean_drift()
+        return results
 
     # ---- the parts of a step, in their order
 
@@ -356,7 +361,7 @@ class Trainer:
         if recalled is None or self.edit is None or self.memory is None:
             return None
 
-        def losses(x: Tensor, rows: slice) -> Tensor:
+        def losses(x: Tensor, rows: slice | Tensor) -> Tensor:
             return self.model.mixed_losses(x, recalled.y[rows], recalled.task[rows], recalled.names)
 
         edited = self.edit(self.model, losses, recalled.x, self._parameters()[0], direction)

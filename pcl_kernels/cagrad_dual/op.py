@@ -3,46 +3,64 @@
 from __future__ import annotations
 
 import math
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
 from pcl_kernels import _C
-from pcl_kernels._checks import check_gram, not_a_gramian, not_finite, threads_for
+from pcl_kernels._checks import check_gram, refusal, threads_for
 from pcl_kernels._registry import define, plain
+from pcl_kernels._results import QPInfo
+
+_Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def _cpu(gram: Tensor, c: float) -> Tensor:
+def _cpu(gram: Tensor, c: float) -> _Results:
+    """The registered op: float32/float64 gram (..., k, k) -> w and its QPInfo."""
     k, batch = gram.shape[-1], gram.shape[:-2]
     gram = gram.contiguous()
     out = torch.empty(gram.shape[:-1], dtype=torch.float64)
+    gap = torch.empty(batch, dtype=torch.float64)
+    active = torch.empty(gram.shape[:-1], dtype=torch.bool)
+    pivots = torch.empty(batch, dtype=torch.int32)
     status = torch.empty(batch, dtype=torch.int32)
-    count = status.numel()
+    count = gap.numel()
     failed = _C.cagrad_dual(
-        gram.data_ptr(),
-        gram.dtype is torch.float32,
-        c,
-        out.data_ptr(),
-        status.data_ptr(),
-        count,
-        k,
-        threads_for(count, k),
+        *(gram.data_ptr(), gram.dtype is torch.float32, c, out.data_ptr()),
+        *(gap.data_ptr(), active.data_ptr(), pivots.data_ptr(), status.data_ptr()),
+        *(count, k, threads_for(count, k)),
     )
     if failed >= 0:
-        where = f"gram[{failed // 8}]" if gram.dim() == 3 else "gram"
-        raise not_finite(where) if failed % 8 == 2 else not_a_gramian(where)
-    return out
+        raise refusal(failed, gram)
+    return out, gap, active, pivots, status
 
 
-def _fake(gram: Tensor, c: float) -> Tensor:
-    return gram.new_empty(gram.shape[:-1], dtype=torch.float64)
+def _fake(gram: Tensor, c: float) -> _Results:
+    batch, rows = gram.shape[:-2], gram.shape[:-1]
+    return (
+        gram.new_empty(rows, dtype=torch.float64),
+        gram.new_empty(batch, dtype=torch.float64),
+        gram.new_empty(rows, dtype=torch.bool),
+        gram.new_empty(batch, dtype=torch.int32),
+        gram.new_empty(batch, dtype=torch.int32),
+    )
 
 
-_op = define("cagrad_dual(Tensor gram, float c) -> Tensor", cpu=_cpu, fake=_fake)
+_op = define(
+    "cagrad_dual(Tensor gram, float c) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    cpu=_cpu,
+    fake=_fake,
+    cuda="pcl_kernels.cagrad_dual.cuda:cagrad_dual",
+)
 
 
-def cagrad_dual(gram: Tensor, c: float = 0.5) -> Tensor:
-    """argmin over w >= 0, Σw = 1 of wᵀb + c‖g₀‖√(wᵀGw), with g₀ = Σ g_i/k and b_i = g_i·g₀.
+@overload
+def cagrad_dual(gram: Tensor, c: float = ..., *, return_info: Literal[False] = ...) -> Tensor: ...
+@overload
+def cagrad_dual(gram: Tensor, c: float = ..., *, return_info: Literal[True]) -> tuple[Tensor, QPInfo]: ...
+def cagrad_dual(gram: Tensor, c: float = 0.5, *, return_info: bool = False) -> Tensor | tuple[Tensor, QPInfo]:
+    """argmin over w >= 0, Σw = 1 of F(w) = wᵀb + r√(wᵀGw), with g₀ = Σ g_i/k, b_i = g_i·g₀ and r = c‖g₀‖.
 
     The dual of CAGrad (Liu et al. 2021, Algorithm 1), whose update is g₀ + c‖g₀‖ g_w/‖g_w‖, g_w = Σ w_i g_i.
     Solved exactly, not by descent: the minimum is the root of a piecewise quadratic in one variable. Good to
@@ -52,19 +70,21 @@ def cagrad_dual(gram: Tensor, c: float = 0.5) -> Tensor:
     Args:
         gram: (k, k) or (B, k, k), float32 or float64, symmetric positive semidefinite; solved in float64.
         c: radius of the ball around g₀, >= 0; CAGrad takes values in [0, 1).
+        return_info: also return a `QPInfo` with the duality gap, the active set, the iterations (pivots of all
+            the problems on the way) and the status. For every y with yᵀGy <= 1 the minimum is at least
+            min_i (b + rGy)_i; the gap is F(w) above the better bound of y = w/√(wᵀGw) and the dual solution's. Where
+            the gradients cancel, wᵀGw and with it the gap are known to the root of the rounding only, 1e-8 r‖g_i‖.
 
     Returns:
         w, float64, (k,) or (B, k) on the device of `gram`. Not differentiable: gradients stop here.
 
     Raises:
         TypeError, ValueError: wrong dtype or shape, c negative or not finite; on CPU also for NaN, Inf and a
-            negative diagonal.
+            negative diagonal. On CUDA such problems get a NaN row and `Status.NOT_FINITE`.
     """
     check_gram(gram)
     if not (math.isfinite(c) and c >= 0):
         raise ValueError(f"c: expected a finite number >= 0, got {c}. CAGrad takes values in [0, 1)")
     gram = gram.detach()
-    if plain(gram):
-        return _cpu(gram, float(c))
-    out: Tensor = _op(gram, float(c))
-    return out
+    out, *info = _cpu(gram, float(c)) if plain(gram) else _op(gram, float(c))
+    return (out, QPInfo(*info)) if return_info else out

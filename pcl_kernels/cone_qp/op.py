@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -10,51 +10,63 @@ from torch import Tensor
 from pcl_kernels import _C
 from pcl_kernels._checks import check_gram, check_vector, not_a_gramian, not_finite, threads_for
 from pcl_kernels._registry import define, plain
+from pcl_kernels._results import QPInfo
+from pcl_kernels.semidefinite_solve.op import rank_cutoff, restricted, semidefinite_solve, unit_scale
 
 _f64, _f32 = torch.float64, torch.float32
 
 
-def _cpu(gram: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The registered op: float32/float64 gram (..., k, k) and float64 b (k,) or (..., k) -> v, status."""
+_Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def _cpu(gram: Tensor, b: Tensor) -> _Results:
+    """The registered op: float32/float64 gram (..., k, k) and float64 b (k,) or (..., k) -> v and its QPInfo."""
     k, batch = gram.shape[-1], gram.shape[:-2]
     gram, b = gram.contiguous(), b.contiguous()
     out = torch.empty(gram.shape[:-1], dtype=_f64)
+    gap = torch.empty(batch, dtype=_f64)
+    active = torch.empty(gram.shape[:-1], dtype=torch.bool)
     pivots = torch.empty(batch, dtype=torch.int32)
     status = torch.empty(batch, dtype=torch.int32)
-    count = status.numel()
+    count = gap.numel()
     failed = _C.cone_qp(
-        gram.data_ptr(),
-        gram.dtype is _f32,
-        b.data_ptr(),
-        k if b.dim() == gram.dim() - 1 and batch else 0,
-        out.data_ptr(),
-        pivots.data_ptr(),
-        status.data_ptr(),
-        count,
-        k,
-        threads_for(count, k),
+        *(gram.data_ptr(), gram.dtype is _f32, b.data_ptr(), k if b.dim() == gram.dim() - 1 and batch else 0),
+        *(out.data_ptr(), gap.data_ptr(), active.data_ptr(), pivots.data_ptr(), status.data_ptr()),
+        *(count, k, threads_for(count, k)),
     )
     if failed >= 0:
-        _refuse(failed, gram, b)
-    return out, status
+        raise _refusal(failed, gram, b)
+    return out, gap, active, pivots, status
 
 
-def _fake(gram: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    return gram.new_empty(gram.shape[:-1], dtype=_f64), gram.new_empty(gram.shape[:-2], dtype=torch.int32)
+def _fake(gram: Tensor, b: Tensor) -> _Results:
+    batch, rows = gram.shape[:-2], gram.shape[:-1]
+    return (
+        gram.new_empty(rows, dtype=_f64),
+        gram.new_empty(batch, dtype=_f64),
+        gram.new_empty(rows, dtype=torch.bool),
+        gram.new_empty(batch, dtype=torch.int32),
+        gram.new_empty(batch, dtype=torch.int32),
+    )
 
 
-_op = define("cone_qp(Tensor gram, Tensor b) -> (Tensor, Tensor)", cpu=_cpu, fake=_fake)
+_op = define(
+    "cone_qp(Tensor gram, Tensor b) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    cpu=_cpu,
+    fake=_fake,
+    cuda="pcl_kernels.cone_qp.cuda:cone_qp",
+)
 
 
-def _refuse(failed: int, gram: Tensor, b: Tensor) -> None:
-    """Raise for problem `failed // 8` of a batch; `failed % 8` is a ConeStatus of csrc/cone_qp.cpp."""
+def _refusal(failed: int, gram: Tensor, b: Tensor) -> ValueError:
+    """What is wrong with problem `failed // 8` of a batch; `failed % 8` is a Status of csrc/qp_info.hpp."""
     problem, reason = divmod(failed, 8)
     where = f"[{problem}]" if gram.dim() == 3 else ""
     if reason == 2:
-        raise not_finite(f"gram{where} and b{where}")
-    if reason == 3:
-        raise not_a_gramian(f"gram{where}")
-    raise ValueError(
+        return not_finite(f"gram{where} and b{where}")
+    if reason == 4:
+        return not_a_gramian(f"gram{where}")
+    return ValueError(
         f"b{where}: expected a bounded problem, but the objective falls without end: some v >= 0 has Gv = 0 "
         "and vᵀb < 0. With b = Jh for a vector h this cannot happen; check that b and gram are of the same "
         "gradients"
@@ -64,31 +76,34 @@ def _refuse(failed: int, gram: Tensor, b: Tensor) -> None:
 class _Differentiable(torch.autograd.Function):
     """Implicit function theorem on the active set S, where G_SS v_S = -b_S.
 
-    With u_S = G_SS⁻¹ dL/dv_S: dL/db = -u and dL/dG = -(uvᵀ + vuᵀ)/2.
+    With u_S = G_SS⁺ dL/dv_S: dL/db = -u and dL/dG = -(uvᵀ + vuᵀ)/2.
     """
 
     @staticmethod
-    def forward(ctx: Any, gram: Tensor, b: Tensor) -> Tensor:
-        out: Tensor = _op(gram, b)[0]
-        ctx.save_for_backward(gram, b, out)
-        return out
+    def forward(ctx: Any, gram: Tensor, b: Tensor) -> _Results:
+        out, gap, active, pivots, status = _op(gram, b)
+        ctx.save_for_backward(gram, b, out, active)
+        ctx.mark_non_differentiable(gap, active, pivots, status)
+        return out, gap, active, pivots, status
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        gram, b, v = ctx.saved_tensors
-        mask = (v > 0).double()
-        g = gram.double()
-        scale = torch.where(v > 0, g.diagonal(dim1=-2, dim2=-1), torch.ones_like(v)).rsqrt()
-        inner = g * (mask * scale).unsqueeze(-1) * (mask * scale).unsqueeze(-2) + torch.diag_embed(1 - mask)
-        right = (grad * mask * scale).unsqueeze(-1)
-        u = (torch.linalg.pinv(inner, hermitian=True) @ right).squeeze(-1) * mask * scale
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+        gram, b, v, active = ctx.saved_tensors
+        g = gram.to(_f64)
+        scale = unit_scale(g, active)
+        right = (grad * scale).unsqueeze(-2)
+        u = scale * semidefinite_solve(restricted(g, scale), right, rank_cutoff(gram)).squeeze(-2)
         outer = u.unsqueeze(-1) * v.unsqueeze(-2)
         d_gram = -0.5 * (outer + outer.transpose(-1, -2))
         d_b = -u if b.dim() == v.dim() else -u.sum(0)
         return d_gram.to(gram.dtype), d_b
 
 
-def cone_qp(gram: Tensor, b: Tensor) -> Tensor:
+@overload
+def cone_qp(gram: Tensor, b: Tensor, *, return_info: Literal[False] = ...) -> Tensor: ...
+@overload
+def cone_qp(gram: Tensor, b: Tensor, *, return_info: Literal[True]) -> tuple[Tensor, QPInfo]: ...
+def cone_qp(gram: Tensor, b: Tensor, *, return_info: bool = False) -> Tensor | tuple[Tensor, QPInfo]:
     """argmin of 1/2 vᵀGv + vᵀb over v >= 0.
 
     With b = Jh this projects a vector h on the dual cone of the gradients: h + Jᵀv is the closest vector to h
@@ -99,19 +114,22 @@ def cone_qp(gram: Tensor, b: Tensor) -> Tensor:
         gram: (k, k) or (B, k, k), float32 or float64, symmetric (only the symmetric part counts) and positive
             semidefinite; solved in float64.
         b: (k,) or (B, k), any floating dtype.
+        return_info: also return a `QPInfo` with a gap, the active set, the iterations and the status. With
+            w = Gv + b and ℓ the largest of ‖g_i‖v_i and |b_i|/‖g_i‖, the gap is
+            Σ v_i·max(w_i, 0) + 2ℓ Σ max(-w_i, 0)/‖g_i‖: no v' >= 0 with ‖g_i‖v'_i <= 2ℓ is better by more.
 
     Returns:
         v, float64, (k,) or (B, k) on the device of `gram`; a minimiser also for dependent and zero gradients,
-        the same one every time. Differentiable in `gram` and `b`.
+        the same one every time. Differentiable in `gram` and `b`; at kinks and for dependent active gradients as
+        `simplex_qp` is.
 
     Raises:
-        TypeError, ValueError: wrong dtype, shape or device; on CPU also for NaN, Inf, a negative diagonal,
-            and a problem without a minimum.
+        TypeError, ValueError: wrong dtype, shape or device; on CPU also for NaN, Inf, a negative diagonal, and a
+            problem without a minimum. On CUDA such problems get a NaN row and `Status.NOT_FINITE` or, without a
+            minimum, `Status.NO_SOLUTION`.
     """
     check_gram(gram)
     check_vector("b", b, gram)
     b = b.to(_f64)
-    if plain(gram, b):
-        return _cpu(gram, b)[0]
-    out: Tensor = _Differentiable.apply(gram, b)
-    return out
+    out, *info = _cpu(gram, b) if plain(gram, b) else _Differentiable.apply(gram, b)
+    return (out, QPInfo(*info)) if return_info else out

@@ -1,4 +1,4 @@
-"""The truth for `imtl_g`: its defining equations as one least squares problem, in plain float64 PyTorch."""
+"""The truth for `imtl_g`: its definition by a pseudoinverse from eigenvalues, in plain float64 PyTorch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from torch import Tensor
 
 
 def imtl_g(gram: Tensor) -> Tensor:
-    """α, Σα = 1, with d·g_i/‖g_i‖ the same for all i; gram (k, k) of independent gradients."""
+    """α = N⁻¹C⁺1 over its sum, N = diag(‖g_i‖), C the cosines; gram (k, k) or (B, k, k) of nonzero gradients.
+
+    For independent gradients the projections C·Nα of d on the unit gradients are all equal.
+    """
     g = gram.double()
-    unit = g / g.diagonal().sqrt().unsqueeze(-1)  # row i: projections of all gradients on u_i
-    system = torch.cat([unit[1:] - unit[:1], torch.ones(1, len(g), dtype=torch.float64)])
-    right = torch.zeros(len(g), 1, dtype=torch.float64)
-    right[-1] = 1
-    alpha: Tensor = torch.linalg.solve(system, right).squeeze(-1)
-    return alpha
+    size = g.diagonal(dim1=-2, dim2=-1).rsqrt()
+    cosines = g * size.unsqueeze(-1) * size.unsqueeze(-2)
+    cutoff = 4 * g.shape[-1] * torch.finfo(gram.dtype).eps
+    alpha: Tensor = size * torch.linalg.pinv(cosines, rtol=cutoff, hermitian=True).sum(-1)
+    return alpha / alpha.sum(-1, keepdim=True)

@@ -1,57 +1,61 @@
-"""`nash_mtl`: checks, dispatch, fake, autograd. The solver is csrc/nash_mtl.cpp."""
+"""`nash_mtl`: checks, dispatch, fake, autograd. The solver is csrc/cuda/nash_mtl.cuh."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from pcl_kernels import _C
-from pcl_kernels._checks import check_gram, not_a_gramian, not_finite, threads_for
+from pcl_kernels._checks import check_gram, refusal, threads_for
 from pcl_kernels._registry import define, plain
+from pcl_kernels._results import SystemInfo
+from pcl_kernels.semidefinite_solve.op import semidefinite_solve
 
 
-def _cpu(gram: Tensor) -> tuple[Tensor, Tensor]:
+def _cpu(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The registered op: float32/float64 gram (..., k, k) -> α and its SystemInfo."""
     k, batch = gram.shape[-1], gram.shape[:-2]
     gram = gram.contiguous()
     out = torch.empty(gram.shape[:-1], dtype=torch.float64)
+    residual = torch.empty(batch, dtype=torch.float64)
     status = torch.empty(batch, dtype=torch.int32)
     count = status.numel()
     failed = _C.nash_mtl(
-        gram.data_ptr(),
-        gram.dtype is torch.float32,
-        out.data_ptr(),
-        status.data_ptr(),
-        count,
-        k,
-        threads_for(count, k),
+        *(gram.data_ptr(), gram.dtype is torch.float32, out.data_ptr(), residual.data_ptr(), status.data_ptr()),
+        *(count, k, threads_for(count, k)),
     )
     if failed >= 0:
-        where = f"gram[{failed // 8}]" if gram.dim() == 3 else "gram"
-        raise not_finite(where) if failed % 8 == 2 else not_a_gramian(where)
-    return out, status
+        raise refusal(failed, gram)
+    return out, residual, status
 
 
-def _fake(gram: Tensor) -> tuple[Tensor, Tensor]:
+def _fake(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return (
         gram.new_empty(gram.shape[:-1], dtype=torch.float64),
+        gram.new_empty(gram.shape[:-2], dtype=torch.float64),
         gram.new_empty(gram.shape[:-2], dtype=torch.int32),
     )
 
 
-_op = define("nash_mtl(Tensor gram) -> (Tensor, Tensor)", cpu=_cpu, fake=_fake)
+_op = define(
+    "nash_mtl(Tensor gram) -> (Tensor, Tensor, Tensor)",
+    cpu=_cpu,
+    fake=_fake,
+    cuda="pcl_kernels.nash_mtl.cuda:nash_mtl",
+)
 
 
 class _Differentiable(torch.autograd.Function):
     """Implicit function theorem on Gα = 1/α: with (G + diag(1/α²))u = dL/dα, dL/dG = -(uαᵀ + αuᵀ)/2."""
 
     @staticmethod
-    def forward(ctx: Any, gram: Tensor) -> tuple[Tensor, Tensor]:
-        out, status = _op(gram)
+    def forward(ctx: Any, gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        out, residual, status = _op(gram)
         ctx.save_for_backward(gram, out)
-        ctx.mark_non_differentiable(status)
-        return out, status
+        ctx.mark_non_differentiable(residual, status)
+        return out, residual, status
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Tensor:
@@ -59,28 +63,36 @@ class _Differentiable(torch.autograd.Function):
         # in relative terms, u = diag(α)v: the matrix is at least the identity
         inner = gram.double() * alpha.unsqueeze(-1) * alpha.unsqueeze(-2)
         inner = inner + torch.eye(gram.shape[-1], dtype=torch.float64, device=gram.device)
-        u = alpha * torch.linalg.solve(inner, (alpha * grad).unsqueeze(-1)).squeeze(-1)
+        u = alpha * semidefinite_solve(inner, (alpha * grad).unsqueeze(-2), 0.0).squeeze(-2)
         outer = u.unsqueeze(-1) * alpha.unsqueeze(-2)
         d_gram: Tensor = -0.5 * (outer + outer.transpose(-1, -2))
         return d_gram.to(gram.dtype)
 
 
-def nash_mtl(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """The bargaining weights α > 0 with Gα = 1/α, and whether they exist.
+@overload
+def nash_mtl(gram: Tensor, *, return_info: Literal[False] = ...) -> Tensor: ...
+@overload
+def nash_mtl(gram: Tensor, *, return_info: Literal[True]) -> tuple[Tensor, SystemInfo]: ...
+def nash_mtl(gram: Tensor, *, return_info: bool = False) -> Tensor | tuple[Tensor, SystemInfo]:
+    """The bargaining weights α > 0 with Gα = 1/α; NaN where there are none.
 
     Nash-MTL (Navon et al. 2022, Claim 3.1): every task gains the same, α_i g_iᵀd = 1 for d = Σ α_i g_i.
     A solution exists, and is unique, unless zero is in the convex hull of the gradients (Pareto stationary).
 
     Args:
         gram: (k, k) or (B, k, k), float32 or float64, symmetric positive semidefinite; solved in float64.
+        return_info: also return a `SystemInfo` with the residual max_i |α_i(Gα)_i - 1| and the status, which is
+            `Status.NO_SOLUTION` at a stationary point. Near one, where gradients of unit norm cancel down to a length
+            of δ, rounding leaves a residual of about 1e-16/δ².
 
     Returns:
-        α, float64, (k,) or (B, k) on the device of `gram`, NaN where there is no solution, and a bool tensor,
-        () or (B,), that is True where there is one. Differentiable in `gram`.
+        α, float64, (k,) or (B, k) on the device of `gram`, a row of NaN where there is no solution. Differentiable in
+        `gram`.
 
     Raises:
-        TypeError, ValueError: wrong dtype or shape; on CPU also for NaN, Inf and a negative diagonal.
+        TypeError, ValueError: wrong dtype or shape; on CPU also for NaN, Inf and a negative diagonal. On CUDA such
+            problems get a NaN row and `Status.NOT_FINITE`.
     """
     check_gram(gram)
-    alpha, status = _cpu(gram) if plain(gram) else _Differentiable.apply(gram)
-    return alpha, status == 0
+    out, *info = _cpu(gram) if plain(gram) else _Differentiable.apply(gram)
+    return (out, SystemInfo(*info)) if return_info else out

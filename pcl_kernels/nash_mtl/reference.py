@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 
-def nash_mtl(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """α > 0 with Gα = 1/α, the minimiser of 1/2 αᵀGα - Σ log α; gram (k, k) or (B, k, k) -> α, exists."""
+def nash_mtl(gram: Tensor) -> Tensor:
+    """α > 0 with Gα = 1/α, the minimiser of 1/2 αᵀGα - Σ log α; gram (k, k) or (B, k, k) -> α, NaN where none."""
     if gram.dim() == 3:
-        pairs = [nash_mtl(g) for g in gram]
-        return torch.stack([a for a, _ in pairs]), torch.stack([s for _, s in pairs])
+        return torch.stack([nash_mtl(g) for g in gram])
     g = gram.double()
     d = g.diagonal().rsqrt()
     c = g * d * d.unsqueeze(-1)
@@ -29,4 +28,4 @@ def nash_mtl(gram: Tensor) -> tuple[Tensor, Tensor]:
             size /= 2
         x = x + size * step if size > 1e-12 else x
     exists = (x * (c @ x) - 1).abs().max() < 1e-8
-    return torch.where(exists, x * d, torch.nan), exists
+    return torch.where(exists, x * d, torch.nan)

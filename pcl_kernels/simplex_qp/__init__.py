@@ -1,3 +1,3 @@
-from pcl_kernels.simplex_qp.op import QPInfo, Status, simplex_qp
+from pcl_kernels.simplex_qp.op import simplex_qp
 
-__all__ = ["QPInfo", "Status", "simplex_qp"]
+__all__ = ["simplex_qp"]

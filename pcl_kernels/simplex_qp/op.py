@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -11,34 +10,11 @@ from torch import Tensor
 from pcl_kernels import _C
 from pcl_kernels._checks import check_gram, check_vector, not_a_gramian, not_finite, threads_for
 from pcl_kernels._registry import define, plain
+from pcl_kernels._results import QPInfo
+from pcl_kernels.semidefinite_solve.op import rank_cutoff, restricted, semidefinite_solve, unit_scale
 
 _f64, _f32 = torch.float64, torch.float32
 _empty, _solve = torch.empty, _C.simplex_qp
-
-
-class Status(IntEnum):
-    """How a problem ended."""
-
-    SOLVED = 0
-    """A minimiser to the precision of the Gramian."""
-    INEXACT = 1
-    """Feasible, but not certified: the Gramian is not positive semidefinite to within its own rounding, as
-    happens when it was accumulated in low precision. Compute it in float64 (`gramian` does)."""
-    NOT_FINITE = 2
-    """NaN or Inf in the input; the weights are NaN. Only on CUDA, where raising would wait for the device."""
-
-
-class QPInfo(NamedTuple):
-    """Evidence that comes with `return_info=True`; one entry per problem."""
-
-    gap: Tensor
-    """Duality gap: λᵀGλ is at most this far above the minimum. 2(λᵀGλ - min_i (Gλ)_i/σ_i). float64, (B,)"""
-    active: Tensor
-    """Tasks with λ_i > 0. bool, (B, k)"""
-    iterations: Tensor
-    """Pivots of the active set method. int32, (B,)"""
-    status: Tensor
-    """A `Status`. int32, (B,)"""
 
 
 def _cpu(gram: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -94,12 +70,12 @@ _op = define(
 
 
 def _refuse(failed: int, gram: Tensor, sigma: Tensor | None) -> None:
-    """Raise for problem `failed // 8` of a batch; `failed % 8` is a SimplexStatus of csrc/simplex_qp.hpp."""
+    """Raise for problem `failed // 8` of a batch; `failed % 8` is a Status of csrc/qp_info.hpp."""
     problem, reason = divmod(failed, 8)
     where = f"[{problem}]" if gram.dim() == 3 else ""
     if reason == 2:
         raise not_finite(f"gram{where}")
-    if reason == 3:
+    if reason == 4:
         raise not_a_gramian(f"gram{where}")
     assert sigma is not None
     raise ValueError(
@@ -109,10 +85,10 @@ def _refuse(failed: int, gram: Tensor, sigma: Tensor | None) -> None:
 
 
 class _Differentiable(torch.autograd.Function):
-    """Implicit function theorem on the active set, where λ solves Gλ = fσ, σᵀλ = 1 with f = λᵀGλ.
+    """Implicit function theorem on the active set S, where λ solves G_SS λ = fσ, σᵀλ = 1 with f = λᵀGλ.
 
-    With [u; ν] the solution of [[G, σ], [σᵀ, 0]] [u; ν] = [dL/dλ; 0] there:
-    dL/dG = -(uλᵀ + λuᵀ)/2 and dL/dσ = f·u - ν·λ.
+    With u, ν the solution of G_SS u + νσ = dL/dλ, σᵀu = 0 there: dL/dG = -(uλᵀ + λuᵀ)/2 and dL/dσ = f·u - ν·λ.
+    For A = G_SS + σσᵀ, P = A⁺ dL/dλ and Q = A⁺σ that is ν = σᵀP/σᵀQ, u = P - νQ.
     """
 
     @staticmethod
@@ -125,31 +101,20 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
         gram, sigma, lam, active = ctx.saved_tensors
-        g = gram.double()
-        mask = active.double()
-        scale = g.diagonal(dim1=-2, dim2=-1).clamp_min(torch.finfo(_f64).tiny).rsqrt()
-        scale = torch.where(active, scale, torch.ones_like(scale))
-        pair = mask.unsqueeze(-1) * mask.unsqueeze(-2)
-        inner = g * pair * scale.unsqueeze(-1) * scale.unsqueeze(-2) + torch.diag_embed(1 - mask)
-        s = sigma * scale * mask
+        g = gram.to(_f64)
+        scale = unit_scale(g, active)
+        s = sigma * scale
         size = s.norm(dim=-1, keepdim=True)
-        edge = (s / size).expand(inner.shape[:-1])
-        system = torch.cat(
-            [
-                torch.cat([inner, edge.unsqueeze(-1)], -1),
-                torch.cat([edge, torch.zeros_like(edge[..., :1])], -1).unsqueeze(-2),
-            ],
-            -2,
-        )
-        # the pseudoinverse, for dependent gradients: there λ is one of many, and this is the least change
-        right = torch.cat([grad * scale * mask, torch.zeros_like(edge[..., :1])], -1)
-        solution = (torch.linalg.pinv(system, hermitian=True) @ right.unsqueeze(-1)).squeeze(-1)
-        u = solution[..., :-1] * scale * mask
-        nu = solution[..., -1:] / size
+        s = s / size
+        a = restricted(g, scale) + s.unsqueeze(-1) * s.unsqueeze(-2)
+        right = torch.stack([grad * scale, s.expand(grad.shape)], -2)
+        p, q = semidefinite_solve(a, right, rank_cutoff(gram)).unbind(-2)
+        nu = (s * p).sum(-1, keepdim=True) / (s * q).sum(-1, keepdim=True)
+        u = (p - nu * q) * scale
         outer = u.unsqueeze(-1) * lam.unsqueeze(-2)
         d_gram = -0.5 * (outer + outer.transpose(-1, -2))
         objective = (lam * (g @ lam.unsqueeze(-1)).squeeze(-1)).sum(-1, keepdim=True)
-        d_sigma = objective * u - nu * lam
+        d_sigma = objective * u - nu / size * lam
         if sigma.dim() < lam.dim():
             d_sigma = d_sigma.sum(0)
         return d_gram.to(gram.dtype), d_sigma
@@ -176,12 +141,15 @@ def simplex_qp(
             semidefinite. Solved in float64 whatever its dtype; any scale, norms from 1e-150 to 1e150.
         sigma: (k,) or (B, k), positive; None means 1 for every task.
         lower: (k,) or (B, k), lower bounds with Σ lower_i·σ_i < 1; None means 0.
-        return_info: also return a `QPInfo` with duality gap, active set, iterations and status.
+        return_info: also return a `QPInfo` with the duality gap 2(λᵀGλ - min_i (Gλ)_i/σ_i), the active set, the
+            iterations and the status.
 
     Returns:
         λ, float64, (k,) or (B, k) on the device of `gram`. A minimiser also for dependent, equal, opposite
         and zero gradients, the same one every time: among equal gradients the first carries the weight, zero
-        gradients share it. Differentiable in `gram`, `sigma` and `lower`.
+        gradients share it. Differentiable in `gram`, `sigma` and `lower`. Where λ has kinks (a weight just
+        reaches zero) the derivative is that of the side on which the active set stays; where λ is one of many
+        (dependent active gradients) it is that of least norm, in units of the gradients' own lengths.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or device; on CPU also for NaN, Inf, a negative diagonal, a

@@ -23,6 +23,7 @@ from triton.compiler import ASTSource
 from pcl_kernels._pointers import BLOCK
 from pcl_kernels.combine import triton as combine
 from pcl_kernels.gramian import triton as gramian
+from pcl_kernels.memory_edit import triton as memory_edit
 
 TARGET = GPUTarget("cuda", 90, 32)
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -63,8 +64,22 @@ def every_kernel() -> Iterator[dict[str, Any]]:
             sgd = {**constants, "MOMENTUM": True, "NESTEROV": True}
             yield compile_kernel(combine._sgd, update, sgd, num_warps=8)
             yield compile_kernel(combine._adamw, update, constants, num_warps=8)
+        yield from memory_edit_kernels(gramian.TRITON_DTYPES[dtype])
     total = {"partial": "*fp64", "out": "*fp64", "programs": "i32"}
     yield compile_kernel(gramian._total, total, {"TASKS": 20, "ENTRIES": 8, "SHARES": 512}, num_warps=8)
+
+
+def memory_edit_kernels(dtype: Any) -> Iterator[dict[str, Any]]:
+    number = {"fp32": "*fp32", "fp64": "*fp64", "bf16": "*bf16"}[str(dtype)]
+    sizes = dict.fromkeys(("channels", "positions", "step_c", "step_l", "width", "width_v"), "i32")
+    tile = {"TILE_L": memory_edit.TILE[0], "TILE_C": memory_edit.TILE[1]}
+    rows = dict.fromkeys(("u", "v", "minus", "out"), number) | sizes
+    constants = {"ADD": 1.0, "HAS_MINUS": True, "DTYPE": dtype, "BLOCK": memory_edit.ROW_BLOCK}
+    yield compile_kernel(memory_edit._row_term, rows, constants)
+    sums = {"delta": number, "u": number, "sums": "*fp64", "products": "*fp64"} | sizes
+    yield compile_kernel(memory_edit._channel_sums, sums, tile)
+    affine = {"u": number, "v": number, "out": number, "scale": "*fp64", "p": "*fp64", "q": "*fp64"} | sizes
+    yield compile_kernel(memory_edit._channel_affine, affine, {"HAS_U": True, "DTYPE": dtype, **tile})
 
 
 if __name__ == "__main__":

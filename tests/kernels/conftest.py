@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests.kernels.backends import BACKENDS, Backend
+from tests.kernels.solvers import FLAGS, build, solver_params, solvers_named
 
 # what cuBLAS wants where torch is told to be deterministic
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -20,6 +24,24 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     request.param.enter()
     yield request.param
     request.param.leave()
+
+
+@pytest.fixture(scope="session")
+def device_code(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Builds the GPU's solvers for the processor, once per set of flags."""
+
+    @cache
+    def library(name: str) -> Path:
+        return build(tmp_path_factory.mktemp(name) / "solvers.so", "-O2", "-shared", "-fPIC", *FLAGS[name])
+
+    return library
+
+
+@pytest.fixture(params=solver_params())
+def solvers(request: pytest.FixtureRequest, device_code: Callable[[str], Path]) -> Iterator[SimpleNamespace]:
+    """The small problems by every implementation, on CPU tensors."""
+    with solvers_named(request.param, device_code) as ops:
+        yield ops
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -294,6 +294,25 @@ def test_gradient_is_finite_for_dependent_gradients() -> None:
     assert j.grad.isfinite().all()
 
 
+def test_gradient_at_a_kink_is_that_of_the_active_set() -> None:
+    """g_1·d = ‖d‖² with λ_1 = 0: on the side where the second task stays out nothing moves λ."""
+    gram = torch.tensor([[1.0, 1.0], [1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    lam = simplex_qp(gram)
+    assert lam.tolist() == [1, 0]
+    (grad,) = torch.autograd.grad(lam[1] - 3 * lam[0], gram)
+    assert torch.equal(grad, torch.zeros_like(grad))
+
+
+def test_gradient_for_zero_gradients_that_share_the_weight() -> None:
+    """λ_i = 1/(n σ_i) whatever the Gramian is; along σ that is the derivative, projected on the constraint."""
+    gram = torch.diag(torch.tensor([0.0, 3.0, 0.0], dtype=torch.float64)).requires_grad_()
+    sigma = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    lam = simplex_qp(gram, sigma)
+    d_gram, d_sigma = torch.autograd.grad((lam * sigma.detach()).sum(), (gram, sigma))
+    assert d_gram.abs().max() <= 1e-15
+    torch.testing.assert_close(d_sigma, -lam.detach(), rtol=1e-14, atol=0)  # σᵀλ = 1 stays so
+
+
 # --- refusals -------------------------------------------------------------------------------------
 
 EYE = torch.eye(3, dtype=torch.float64)

@@ -1,22 +1,22 @@
 """The edit against central finite differences of |g(x) - d|^2 in float64."""
 
-import warnings
 from collections.abc import Callable
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pcl import MLP, ContinualModel, GradientEdit, ResNet18
-from pcl.memory import gradient_edit
+from pcl.gradients.sample_distance import Rows, Way
+from pcl.memory.gradient_edit import Objective
 
 
 def smooth_mlp() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Softplus())
 
 
-def layer_norm_mlp() -> nn.Module:  # not covered by sample norms: edited sample by sample
+def layer_norm_mlp() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, 4))
 
 
@@ -28,7 +28,7 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
 }
 
 
-def setup(name: str, setting: str) -> tuple[ContinualModel, Tensor, Callable[[Tensor, slice], Tensor], list, list]:
+def setup(name: str, setting: str) -> tuple[ContinualModel, Tensor, Callable[[Tensor, Rows], Tensor], list, list]:
     torch.manual_seed(1)
     build, shape, features = BACKBONES[name]
     model = ContinualModel(build().double(), features, setting)  # type: ignore[arg-type]
@@ -37,7 +37,7 @@ def setup(name: str, setting: str) -> tuple[ContinualModel, Tensor, Callable[[Te
     x = torch.rand(4, *shape, dtype=torch.float64)
     y, task = torch.tensor([0, 1, 3, 1]), torch.tensor([0, 0, 1, 1])
 
-    def losses(x: Tensor, rows: slice) -> Tensor:
+    def losses(x: Tensor, rows: Rows) -> Tensor:
         return model.mixed_losses(x, y[rows], task[rows], ("a", "b"))
 
     shared = model.shared_parameters()
@@ -56,7 +56,6 @@ def distance(losses: Callable, x: Tensor, row: int, shared: list, direction: lis
 
 @pytest.mark.parametrize("setting", ["task", "class"])
 @pytest.mark.parametrize("name", BACKBONES)
-@pytest.mark.filterwarnings("ignore:edit")
 def test_gradient_equals_central_finite_differences(name: str, setting: str) -> None:
     model, x, losses, shared, direction = setup(name, setting)
     found = GradientEdit(0.1).gradient(model, losses, x, shared, direction)
@@ -108,7 +107,6 @@ def test_samples_whose_gradient_is_not_finite_stay() -> None:
     assert torch.isfinite(edited[[0, 2, 3]]).all()
 
 
-@pytest.mark.filterwarnings("ignore:edit")
 @pytest.mark.parametrize("name", ["residual, batch norm", "layer norm"])
 def test_modes_gradients_and_statistics_are_left_alone(name: str) -> None:
     model, x, losses, shared, direction = setup(name, "task")
@@ -123,63 +121,98 @@ def test_modes_gradients_and_statistics_are_left_alone(name: str) -> None:
     assert all(torch.equal(buffers[key], value) for key, value in model.state_dict().items())
 
 
-def test_the_slow_way_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pcl.notices._said", set())
-    arguments = setup("layer norm", "task")
-    model, x, losses, shared, direction = arguments
-    with pytest.warns(UserWarning, match="sample by sample.*LayerNorm"):
-        GradientEdit(0.1)(model, losses, x, shared, direction)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        GradientEdit(0.1)(model, losses, x, shared, direction)
+@pytest.mark.parametrize("method", ["auto", "sweep", "ghost", "vmap", "loop"])
+def test_every_method_gives_the_same(method: Way | Literal["auto"]) -> None:
+    model, x, losses, shared, direction = setup("residual, batch norm", "class")
+    expected = GradientEdit(0.1, method="loop").gradient(model, losses, x, shared, direction)
+    found = GradientEdit(0.1, method=method).gradient(model, losses, x, shared, direction)
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
-class Folded(nn.Module):
-    """Layers that the quick way would misread: samples folded into rows, a weight used outside its layer."""
+def test_attention_is_differentiated_twice() -> None:
+    torch.manual_seed(0)
+    project = nn.Linear(3, 3)
 
-    def __init__(self, how: str) -> None:
-        super().__init__()
-        self.how, self.inner, self.outer = how, nn.Linear(3, 3), nn.Linear(6, 4)
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project = project
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.how == "rows":
-            h = self.inner(x.reshape(-1, 3)).reshape(-1, 6)
-        elif self.how == "time first":
-            h = self.inner(x.reshape(-1, 2, 3).transpose(0, 1)).transpose(0, 1).reshape(-1, 6)
-        elif self.how == "keyword":
-            h = self.inner(input=x.reshape(-1, 2, 3)).reshape(-1, 6)
-        elif self.how == "outside":
-            h = self.inner(torch.tanh(nn.functional.linear(x.reshape(-1, 2, 3), self.inner.weight))).reshape(-1, 6)
-        else:
-            q = self.inner(x.reshape(-1, 2, 3))
-            h = nn.functional.scaled_dot_product_attention(q, q, q).reshape(-1, 6)
-        return self.outer(torch.tanh(h))
+        def forward(self, x: Tensor) -> Tensor:
+            q = self.project(x)
+            return nn.functional.scaled_dot_product_attention(q, q, q).flatten(1)
 
+    model = ContinualModel(Attention(), 12)
+    model.add_task("a", [0, 1])
+    x, y = torch.rand(3, 4, 3), torch.tensor([0, 1, 1])
+    shared = model.shared_parameters()
 
-@pytest.mark.filterwarnings("ignore:edit")
-@pytest.mark.parametrize("how", ["rows", "time first", "keyword", "outside", "attention"])
-def test_unusual_uses_of_layers_are_noticed(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BACKBONES, how, (lambda: Folded(how), (6,), 4))
-    model, x, losses, shared, direction = setup(how, "task")
-    model.float()
-    x, direction = x.float(), [d.float() for d in direction]
-    found = GradientEdit(0.1).gradient(model, losses, x, shared, direction)
-    with sdpa_kernel(SDPBackend.MATH):
-        one_by_one = [gradient_edit._sample_gradient(losses, x, slice(i, i + 1), shared, direction) for i in range(4)]
-    assert torch.allclose(found, torch.cat(one_by_one), rtol=1e-4, atol=1e-6)
+    def losses(x: Tensor, rows: Rows) -> Tensor:
+        return model.losses(x, y[rows], "a")
+
+    found = GradientEdit(0.1, method="sweep").gradient(model, losses, x, shared, [None] * 2)
+    expected = GradientEdit(0.1, method="loop").gradient(model, losses, x, shared, [None] * 2)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_both_ways_agree() -> None:
-    model, x, losses, shared, direction = setup("residual, batch norm", "task")
+def test_the_batch_objective_is_the_distance_of_the_mean_gradient() -> None:
+    model, x, losses, shared, direction = setup("smooth", "task")
+    found = GradientEdit(0.1, objective="batch").gradient(model, losses, x, shared, direction)
     model.eval()
-    one = gradient_edit._batch_gradient(model, losses, x, slice(None), shared, direction)
-    other = [gradient_edit._sample_gradient(losses, x, slice(i, i + 1), shared, direction) for i in range(4)]
-    assert torch.allclose(one, torch.cat(other), rtol=1e-9, atol=1e-12)
+    step, expected = 1e-5, torch.zeros_like(x)
+    for i in range(x.numel()):
+        values = []
+        for sign in (1, -1):
+            moved = x.clone()
+            moved.view(-1)[i] += sign * step
+            g = torch.autograd.grad(losses(moved, slice(None)).mean(), shared)
+            values.append(sum(float((p - d).square().sum()) for p, d in zip(g, direction, strict=True)))
+        expected.view(-1)[i] = (values[0] - values[1]) / (2 * step)
+    assert (found - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_several_steps_are_steps_one_after_the_other() -> None:
+    model, x, losses, shared, direction = setup("smooth", "task")
+    once = GradientEdit(0.01)
+    expected = x
+    for _ in range(3):
+        expected = once(model, losses, expected, shared, direction)
+    assert torch.equal(GradientEdit(0.01, steps=3)(model, losses, x, shared, direction), expected)
+
+
+def test_the_original_tensor_is_not_written() -> None:
+    model, x, losses, shared, direction = setup("smooth", "task")
+    before = x.clone()
+    GradientEdit(10.0, steps=2)(model, losses, x, shared, direction)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("objective", ["distance", "alignment", "batch"])
+def test_normalised_samples_move_as_their_pixels_would(objective: Objective) -> None:
+    model, _, losses, shared, direction = setup("residual, batch norm", "task")
+    mean, std = (0.4,), (0.2,)
+    pixels = torch.rand(4, 1, 8, 8, dtype=torch.float64)
+
+    def normalised_losses(x: Tensor, rows: Rows) -> Tensor:
+        return losses((x - mean[0]) / std[0], rows)
+
+    settings: Any = {"objective": objective, "steps": 2, "valid": (0.1, 0.9), "method": "loop"}
+    expected = GradientEdit(0.05, **settings)(model, normalised_losses, pixels, shared, direction)
+    edit = GradientEdit(0.05, mean=mean, std=std, **settings)
+    found = edit(model, losses, (pixels - mean[0]) / std[0], shared, direction)
+    assert torch.allclose(found * std[0] + mean[0], expected, rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(expected, pixels.clamp(0.1, 0.9))
 
 
 @pytest.mark.parametrize(("alpha", "valid"), [(0.0, (0.0, 1.0)), (-1.0, None), (float("nan"), None), (0.1, (1.0, 1.0))])
 def test_bad_edits_are_refused(alpha: float, valid: tuple[float, float] | None) -> None:
     with pytest.raises(ValueError, match="edit: expected"):
         GradientEdit(alpha, valid=valid)
-    with pytest.raises(ValueError, match="'distance' or 'alignment'"):
+    with pytest.raises(ValueError, match="steps >= 1"):
+        GradientEdit(0.1, steps=0)
+    with pytest.raises(ValueError, match="std > 0"):
+        GradientEdit(0.1, std=(1.0, 0.0))
+    with pytest.raises(ValueError, match="expected method"):
+        GradientEdit(0.1, method="quick")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'distance', 'alignment' or 'batch'"):
         GradientEdit(0.1, objective="norm")  # type: ignore[arg-type]

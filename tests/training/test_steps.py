@@ -111,8 +111,8 @@ def test_a_paused_stream_loses_no_batch() -> None:
     t.step()
     t.streams["a"].resume()
     t.fit()
-    from_a = [s for s in seen if s.any()]
-    assert torch.equal(torch.cat(from_a), x)
+    from_a = [tuple(row.tolist()) for s in seen for row in s if row.any()]
+    assert list(dict.fromkeys(from_a)) == [tuple(row.tolist()) for row in x]  # all, in order
 
 
 def test_the_last_step_of_a_stream_can_be_given() -> None:

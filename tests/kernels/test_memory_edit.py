@@ -1,0 +1,281 @@
+"""The products of the memory edit against their references, on every backend."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import pcl_kernels
+from pcl_kernels import _C, channel_affine, channel_sums, row_term, sample_conv, sample_conv_transpose
+from pcl_kernels.memory_edit import op, reference
+from tests.kernels.backends import BACKENDS  # before triton: tells it to interpret where there is no GPU
+
+assert BACKENDS
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+
+
+def _use(isa: str) -> Callable[[pytest.MonkeyPatch], str]:
+    def enter(patch: pytest.MonkeyPatch) -> str:
+        _C.use_isa(isa)
+        return "cpu"
+
+    return enter
+
+
+def _interpret(patch: pytest.MonkeyPatch) -> str:
+    """The GPU forms on CPU tensors."""
+    gpu = pytest.importorskip("pcl_kernels.memory_edit.triton")
+    if torch.cuda.is_available():
+        pytest.skip("runs on the device instead")
+    for name in ("row_term", "sample_conv", "channel_sums", "channel_affine"):
+        cpu = {"row_term": "_row_term_cpu", "sample_conv": "_sample_conv_cpu", "channel_sums": "_sums_cpu"}
+        patch.setattr(op, cpu.get(name, "_affine_cpu"), getattr(gpu, name))
+    patch.setattr(op, "_transpose_cpu", gpu.sample_conv_transpose)
+    return "cpu"
+
+
+def _cuda(patch: pytest.MonkeyPatch) -> str:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    return "cuda"
+
+
+WAYS = [pytest.param(_use(isa), id=f"cpu-{isa}") for isa in _C.isas()]
+WAYS.append(pytest.param(_cuda, id="cuda", marks=pytest.mark.gpu))
+if importlib.util.find_spec("triton"):
+    WAYS.append(pytest.param(_interpret, id="triton-interpreted"))
+
+
+@pytest.fixture(params=WAYS)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    yield request.param(monkeypatch)
+    _C.use_isa(_C.isas()[-1])
+
+
+def numbers(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu") -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+
+
+def assert_rounded_once(found: Tensor, expected: Tensor, scale: Tensor) -> None:
+    """Within a rounding of the dtype, and of float64 for what was added up on the way."""
+    assert found.dtype == expected.dtype
+    eps = torch.finfo(found.dtype).eps
+    bound = eps * expected.double().abs() + 1e-14 * scale + torch.finfo(found.dtype).tiny * eps
+    assert ((found.double() - expected.double()).abs() <= bound).all()
+
+
+# ---- row_term
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "width", "width_v"), [(1, 1, 1), (5, 7, 19), (3, 40, 8), (2, 1100, 1030), (0, 3, 4)])
+def test_row_term(dtype: torch.dtype, rows: int, width: int, width_v: int, device: str) -> None:
+    u, v, minus = (numbers(*s, dtype=dtype, seed=i) for i, s in enumerate([(rows, width), (rows, width_v), (width,)]))
+    for add, m in ((0.0, None), (1.0, minus), (2.5, minus)):
+        expected = reference.row_term(u, v, add=add, minus=m)
+        found = row_term(u.to(device), v.to(device), add=add, minus=None if m is None else m.to(device))
+        scale = (v.double().square().sum(1, keepdim=True) + add) * u.double().abs() + minus.double().abs()
+        assert_rounded_once(found.cpu(), expected, scale)
+
+
+def test_row_term_of_huge_and_tiny_numbers(device: str) -> None:
+    u, v = numbers(4, 33, seed=1).float(), numbers(4, 65, seed=2).float()
+    v = v * torch.tensor([1e-18, 1e-3, 1e18, 0.0])[:, None]  # squares beyond float32 in both directions
+    u = u * torch.tensor([1e30, 1.0, 1e-30, 1.0])[:, None]
+    expected = reference.row_term(u, v)
+    assert torch.isfinite(expected).all()
+    assert_rounded_once(row_term(u.to(device), v.to(device)).cpu(), expected, expected.double().abs())
+
+
+def test_row_term_of_other_memory(device: str) -> None:
+    u, v, minus = (
+        numbers(6, 9, device=device).T,
+        numbers(6, 9, seed=1, device=device).T,
+        numbers(12, device=device)[::2],
+    )
+    expected = reference.row_term(u, v, minus=minus)
+    assert torch.allclose(row_term(u, v, minus=minus), expected, rtol=1e-14)
+
+
+# ---- channels
+
+SHAPES = [(2, 3), (1, 1, 1), (3, 5, 7), (2, 20, 6, 5), (2, 33, 4, 9), (2, 4, 3, 2, 5), (0, 3, 4), (2, 3, 0)]
+
+
+def memory(t: Tensor, how: str) -> Tensor:
+    if how == "channels-last":
+        return t.movedim(1, -1).contiguous().movedim(-1, 1)
+    return torch.stack([t, t], dim=-1)[..., 0] if how == "strided" else t
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("how", ["contiguous", "channels-last", "strided"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_channel_sums(shape: tuple[int, ...], how: str, dtype: torch.dtype, device: str) -> None:
+    delta, u = (memory(numbers(*shape, dtype=dtype, seed=s, device=device), how) for s in (1, 2))
+    for found, expected in zip(channel_sums(delta, u), reference.channel_sums(delta, u), strict=True):
+        assert found.dtype == torch.float64
+        assert torch.allclose(found, expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("how", ["contiguous", "channels-last", "strided"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_channel_affine(shape: tuple[int, ...], how: str, dtype: torch.dtype, device: str) -> None:
+    u, v = (memory(numbers(*shape, dtype=dtype, seed=s, device=device), how) for s in (1, 2))
+    scale, p, q = (numbers(*s, seed=i, device=device) for i, s in enumerate([shape[1:2], shape[:2], shape[:2]]))
+    for given in (u, None):
+        found, expected = channel_affine(given, scale, v, p, q), reference.channel_affine(given, scale, v, p, q)
+        assert found.is_contiguous() == v.is_contiguous() or v.numel() < 2 or how == "strided"
+        assert_rounded_once(found, expected, torch.full_like(expected, 100, dtype=torch.float64))
+
+
+# ---- convolutions
+
+CONVOLUTIONS: dict[str, tuple[tuple[int, ...], int, dict[str, tuple[int, int]]]] = {
+    "one of everything": ((1, 1, 1, 1), 1, {"kernel_size": (1, 1)}),
+    "3x3": ((3, 5, 6, 7), 4, {"kernel_size": (3, 3), "padding": (1, 1)}),
+    "wide": ((2, 21, 5, 18), 37, {"kernel_size": (3, 3), "padding": (1, 1)}),
+    "stride": ((2, 3, 9, 8), 20, {"kernel_size": (3, 2), "stride": (2, 3), "padding": (1, 0)}),
+    "stride beyond the kernel": ((2, 17, 9, 8), 4, {"kernel_size": (1, 1), "stride": (3, 2)}),
+    "dilation": ((2, 5, 9, 11), 33, {"kernel_size": (2, 3), "stride": (2, 1), "padding": (2, 1), "dilation": (2, 2)}),
+    "padding beyond the kernel": ((2, 3, 4, 4), 5, {"kernel_size": (2, 2), "padding": (3, 2)}),
+    "a row of positions": ((3, 40, 1, 9), 6, {"kernel_size": (1, 1)}),
+    "no samples": ((0, 3, 4, 4), 5, {"kernel_size": (3, 3)}),
+}
+
+
+def convolution(name: str, dtype: torch.dtype, device: str, how: str) -> tuple[Tensor, Tensor, Tensor, dict[str, Any]]:
+    shape, outputs, options = CONVOLUTIONS[name]
+    kernel = options["kernel_size"]
+    rest = {key: value for key, value in options.items() if key != "kernel_size"}
+    z = torch.nn.functional.conv2d(torch.zeros(shape), torch.zeros(outputs, shape[1], *kernel), None, **rest)
+    a = memory(numbers(*shape, dtype=dtype, seed=1, device=device), how)
+    delta = memory(numbers(*z.shape, dtype=dtype, seed=2, device=device), how)
+    return a, delta, numbers(outputs, shape[1], *kernel, dtype=dtype, seed=3, device=device), options
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("how", ["contiguous", "channels-last", "strided"])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions(name: str, how: str, dtype: torch.dtype, device: str) -> None:
+    a, delta, minus, options = convolution(name, dtype, device, how)
+    rest = {key: value for key, value in options.items() if key != "kernel_size"}
+    tolerance = {"rtol": 0.0, "atol": 200 * torch.finfo(dtype).eps}  # of sums of up to 200 products of size 1
+    for m in (minus, None):
+        found, expected = sample_conv(a, delta, m, **options), reference.sample_conv(a, delta, m, **options)
+        for x, y in zip(found, expected, strict=True):
+            assert x.shape == y.shape
+            assert x.dtype == dtype
+            size = float(y.abs().max()) if y.numel() else 0.0
+            torch.testing.assert_close(x, y, rtol=0, atol=tolerance["atol"] * max(size, 1))
+    v = expected[0]
+    back = sample_conv_transpose(v, delta, a.shape[2:], **rest)
+    expected_back = reference.sample_conv_transpose(v, delta, a.shape[2:], **rest)
+    size = float(expected_back.abs().max()) if back.numel() else 0.0
+    torch.testing.assert_close(back, expected_back, rtol=0, atol=tolerance["atol"] * max(size, 1), check_stride=False)
+
+
+def test_the_reference_is_the_gradient_of_one_sample() -> None:
+    a, delta, minus, options = convolution("stride", torch.float64, "cpu", "contiguous")
+    rest = {key: value for key, value in options.items() if key != "kernel_size"}
+    v, out = reference.sample_conv(a, delta, minus, **options)
+    back = reference.sample_conv_transpose(v, delta, a.shape[2:], **rest)
+    for b in range(len(a)):
+        weight = torch.zeros_like(minus).requires_grad_()
+        z = torch.nn.functional.conv2d(a[b : b + 1], weight, None, **rest)
+        (g,) = torch.autograd.grad((z * delta[b]).sum(), weight)
+        assert torch.allclose(v[b].movedim(-1, 1), g - minus, rtol=1e-12)
+        mine = v[b].movedim(-1, 1)
+        x = a[b : b + 1].clone().requires_grad_()
+        z = torch.nn.functional.conv2d(x, mine, None, **rest)
+        assert torch.allclose(out[b], z[0], rtol=1e-12)
+        assert torch.allclose(back[b], torch.autograd.grad((z * delta[b]).sum(), x)[0][0], rtol=1e-12)
+
+
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    a, delta, minus, options = convolution("wide", torch.float32, "cpu", "channels-last")
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(
+                [*sample_conv(a, delta, minus, **options), *channel_sums(a, a), row_term(a[:, 0, 0], a[:, 1, 0])]
+            )
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(x, y) for other in found[1:] for x, y in zip(found[0], other, strict=True))
+
+
+# ---- what all share
+
+
+def arguments() -> dict[str, tuple[Any, ...]]:
+    a, delta, minus, options = convolution("3x3", torch.float64, "cpu", "channels-last")
+    v, _ = reference.sample_conv(a, delta, minus, **options)
+    pairs = [list(options.get(name, (1, 1))) for name in ("kernel_size", "stride", "padding", "dilation")]
+    return {
+        "row_term": (numbers(3, 4), numbers(3, 5), 1.0, numbers(4)),
+        "sample_conv": (a, delta, minus, *pairs),
+        "sample_conv_transpose": (v, delta, [6, 7], *pairs[1:]),
+        "channel_sums": (a, a),
+        "channel_affine": (a, numbers(5), a, numbers(3, 5), numbers(3, 5)),
+    }
+
+
+@pytest.mark.parametrize("name", arguments())
+def test_torch_accepts_the_op(name: str) -> None:
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
+    torch.library.opcheck(getattr(torch.ops.pcl, name).default, arguments()[name], test_utils=tests)
+
+
+def test_compile_traces_through() -> None:
+    u, v = numbers(3, 4), numbers(3, 5)
+    traced = torch.compile(lambda u, v: row_term(u, v, add=1.0) + 1, backend="eager", fullgraph=True)
+    assert torch.equal(traced(u, v), row_term(u, v, add=1.0) + 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "word"),
+    [
+        (lambda x: row_term(x[0], x), ValueError, "u: expected 2 dimensions"),
+        (lambda x: row_term(x, x[:2]), ValueError, "one row a sample each, got 3 and 2"),
+        (lambda x: row_term(x, x, minus=x[0, :2]), ValueError, "one number a column of u, 3"),
+        (lambda x: row_term(x, x.float()), TypeError, r"v: expected torch\.float64"),
+        (lambda x: row_term(x.int(), x), TypeError, "u: expected one of"),
+        (lambda x: row_term([1.0], x), TypeError, "u: expected a tensor, got list"),
+        (lambda x: channel_sums(x, x[:2]), ValueError, "must have delta's shape"),
+        (lambda x: channel_sums(x[0], x[0]), ValueError, "at least 2 dimensions"),
+        (lambda x: channel_affine(x, x[0].float(), x, x, x), ValueError, r"scale must be \(3,\) float64"),
+        (lambda x: channel_affine(x[:2], x[0], x, x, x), ValueError, "must have v's shape"),
+        (lambda x: channel_affine(x, x[0], x, x[:2], x), ValueError, r"p must be \(3, 3\)"),
+        (lambda x: sample_conv(x, x, None, (1, 1)), ValueError, "a: expected 4 dimensions"),
+        (lambda x: sample_conv(x[None, None], x[None, None], None, (2, 2)), ValueError, r"\(1, 2, 2\) for this convol"),
+        (lambda x: sample_conv(x[None, None], x[None, None], None, (0, 1)), ValueError, "kernel_size: expected two"),
+        (
+            lambda x: sample_conv(x[None, None], x[None, None], None, (1, 1), padding=(1,)),
+            ValueError,
+            "padding: expected",
+        ),
+        (lambda x: sample_conv(x[None, None], x[None, None], x[None, None], (1, 1)), ValueError, "shape of the kernel"),
+        (lambda x: sample_conv(x.half()[None, None], x[None, None], None, (1, 1)), TypeError, "a: expected one of"),
+        (
+            lambda x: sample_conv_transpose(x[:2, :1, None, None, None].mT, x[None, None].expand(2, 2, 3, 3), (3, 3)),
+            ValueError,
+            "output channels",
+        ),
+    ],
+)
+def test_errors_name_the_argument(call: Callable[[Tensor], object], error: type[Exception], word: str) -> None:
+    with pytest.raises(error, match=word):
+        call(numbers(3, 3))
+
+
+def test_all_are_public() -> None:
+    names = {"row_term", "channel_sums", "channel_affine", "sample_conv", "sample_conv_transpose"}
+    assert names <= set(pcl_kernels.__all__)
