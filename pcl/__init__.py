@@ -21,12 +21,17 @@ from pcl.streams.timeline import Timeline
 from pcl.training.checkpoint import load_checkpoint, save_checkpoint
 from pcl.training.step_result import StepResult
 from pcl.training.trainer import Trainer
+from pcl.weighting.aligned_mtl import AlignedMTL
 from pcl.weighting.base import Weighting
+from pcl.weighting.cagrad import CAGrad
+from pcl.weighting.dual_cone import DualProj, UPGrad
 from pcl.weighting.dwa import DWA
 from pcl.weighting.emgd import EMGD
 from pcl.weighting.famo import FAMO
 from pcl.weighting.fixed import Mean, Sum
+from pcl.weighting.imtl import IMTLG
 from pcl.weighting.mgda import MGDA
+from pcl.weighting.nash_mtl import NashMTL
 from pcl.weighting.rlw import RLW
 from pcl.weighting.uncertainty import Uncertainty
 
@@ -36,17 +41,22 @@ __all__ = [
     "DWA",
     "EMGD",
     "FAMO",
+    "IMTLG",
     "MEMORY",
     "MGDA",
     "MLP",
     "RLW",
+    "AlignedMTL",
     "Batches",
+    "CAGrad",
     "ClassMemory",
     "ContinualModel",
+    "DualProj",
     "GMEDEdit",
     "GradientEdit",
     "Mean",
     "MemoryBatch",
+    "NashMTL",
     "Normalize",
     "RandomEdit",
     "ResNet18",
@@ -57,6 +67,7 @@ __all__ = [
     "TaskGradients",
     "Timeline",
     "Trainer",
+    "UPGrad",
     "Uncertainty",
     "Weighting",
     "Workspace",

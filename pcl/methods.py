@@ -8,12 +8,17 @@ from pcl.memory.edit import Edit
 from pcl.memory.gmed import GMEDEdit
 from pcl.memory.gradient_edit import GradientEdit
 from pcl.memory.random_edit import RandomEdit
+from pcl.weighting.aligned_mtl import AlignedMTL
 from pcl.weighting.base import Weighting
+from pcl.weighting.cagrad import CAGrad
+from pcl.weighting.dual_cone import DualProj, UPGrad
 from pcl.weighting.dwa import DWA
 from pcl.weighting.emgd import EMGD
 from pcl.weighting.famo import FAMO
 from pcl.weighting.fixed import Mean, Sum
+from pcl.weighting.imtl import IMTLG
 from pcl.weighting.mgda import MGDA
+from pcl.weighting.nash_mtl import NashMTL
 from pcl.weighting.rlw import RLW
 from pcl.weighting.uncertainty import Uncertainty
 
@@ -25,7 +30,8 @@ class WeightingOptions:
     """Settings of a run that some weightings heed.
 
     Attributes:
-        scale, temperature: of EMGD.
+        scale: of EMGD and Nash-MTL.
+        temperature: of EMGD.
         seed: of those that draw.
     """
 
@@ -56,6 +62,12 @@ WEIGHTINGS: dict[str, WeightingSpec] = {
     "uncertainty": WeightingSpec(lambda options: Uncertainty(), "arXiv 1705.07115, Eq. 10"),
     "famo": WeightingSpec(lambda options: FAMO(), "Liu et al., NeurIPS 2023"),
     "mgda": WeightingSpec(lambda options: MGDA(), "Désidéri 2012; arXiv 2401.01054, Eq. 5"),
+    "cagrad": WeightingSpec(lambda options: CAGrad(), "arXiv 2110.14048, Alg. 1, c = 0.5"),
+    "imtl-g": WeightingSpec(lambda options: IMTLG(), "Liu et al., ICLR 2021, Eq. 6"),
+    "nash-mtl": WeightingSpec(lambda options: NashMTL(scale=options.scale), "arXiv 2202.01017, Claim 3.1"),
+    "upgrad": WeightingSpec(lambda options: UPGrad(), "arXiv 2406.16232, Eq. 5"),
+    "dualproj": WeightingSpec(lambda options: DualProj(), "Lopez-Paz and Ranzato 2017, Eq. 11"),
+    "aligned-mtl": WeightingSpec(lambda options: AlignedMTL(), "arXiv 2305.19000, Alg. 1"),
     "emgd-gmc": WeightingSpec(
         lambda options: EMGD("gmc", scale=options.scale, temperature=options.temperature),
         "arXiv 2401.01054, Eq. 8 and 9",
