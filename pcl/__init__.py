@@ -19,26 +19,44 @@ from pcl.streams.scenario import Scenario
 from pcl.streams.stream import MEMORY, Stream
 from pcl.streams.timeline import Timeline
 from pcl.training.checkpoint import load_checkpoint, save_checkpoint
-from pcl.training.trainer import StepResult, Trainer
+from pcl.training.step_result import StepResult
+from pcl.training.trainer import Trainer
+from pcl.weighting.aligned_mtl import AlignedMTL
 from pcl.weighting.base import Weighting
+from pcl.weighting.cagrad import CAGrad
+from pcl.weighting.dual_cone import DualProj, UPGrad
+from pcl.weighting.dwa import DWA
 from pcl.weighting.emgd import EMGD
+from pcl.weighting.famo import FAMO
 from pcl.weighting.fixed import Mean, Sum
+from pcl.weighting.imtl import IMTLG
 from pcl.weighting.mgda import MGDA
+from pcl.weighting.nash_mtl import NashMTL
+from pcl.weighting.rlw import RLW
+from pcl.weighting.uncertainty import Uncertainty
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DWA",
     "EMGD",
+    "FAMO",
+    "IMTLG",
     "MEMORY",
     "MGDA",
     "MLP",
+    "RLW",
+    "AlignedMTL",
     "Batches",
+    "CAGrad",
     "ClassMemory",
     "ContinualModel",
+    "DualProj",
     "GMEDEdit",
     "GradientEdit",
     "Mean",
     "MemoryBatch",
+    "NashMTL",
     "Normalize",
     "RandomEdit",
     "ResNet18",
@@ -49,6 +67,8 @@ __all__ = [
     "TaskGradients",
     "Timeline",
     "Trainer",
+    "UPGrad",
+    "Uncertainty",
     "Weighting",
     "Workspace",
     "average_accuracy",

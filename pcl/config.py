@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from pcl.gradients.task_gradients import Strategy
 from pcl.methods import METHODS
 from pcl.scenarios import SCENARIOS
+from pcl.training.losses import Precision
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -55,11 +57,23 @@ class RunConfig:
     lr: float | None = None
     """learning rate"""
     scale: Literal["paper", "unit"] = "paper"
-    """EMGD's step length: as in the paper, or with weights that sum to 1"""
+    """step length of EMGD and Nash-MTL: as in the paper, or with weights that sum to 1"""
     temperature: float = 1.0
     """of EMGD's softmax"""
     gradients_over: Literal["backbone", "all"] = "backbone"
     """parameters on which tasks are weighed against each other"""
+    gramian: Literal["needed", "always"] = "needed"
+    """always: record norms and cosines of gradients with every method, at one backward pass per task"""
+    strategy: Strategy = "auto"
+    """how task gradients are found"""
+    precision: Precision = "full"
+    """bf16: forward and backward passes under autocast to bfloat16"""
+    accumulate: int = 1
+    """equal parts in which a step works off its batches, one after the other, to save memory"""
+    clip: float | None = None
+    """norm to which longer gradients are shortened"""
+    cuda_graph: bool = False
+    """capture steps in a CUDA graph and replay them; needs a GPU"""
     edit_alpha: float | None = None
     """step size of memory editing, in pixel units"""
     edit_beta: float = 0.01
@@ -96,7 +110,7 @@ def _check_value(key: str, value: object, hint: Any) -> None:
             raise ValueError(f"starts: expected a list of steps, got {value!r}")
         return
     kind = next(k for k in kinds if k is not type(None))
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise ValueError(f"{key}: expected {kind.__name__}, got {value!r}")
     least = 0 if key in ("seed", "label_set", "timeline_number") else 1
     if isinstance(value, int) and kind is int and value < least:

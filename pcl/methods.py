@@ -8,12 +8,36 @@ from pcl.memory.edit import Edit
 from pcl.memory.gmed import GMEDEdit
 from pcl.memory.gradient_edit import GradientEdit
 from pcl.memory.random_edit import RandomEdit
+from pcl.weighting.aligned_mtl import AlignedMTL
 from pcl.weighting.base import Weighting
+from pcl.weighting.cagrad import CAGrad
+from pcl.weighting.dual_cone import DualProj, UPGrad
+from pcl.weighting.dwa import DWA
 from pcl.weighting.emgd import EMGD
+from pcl.weighting.famo import FAMO
 from pcl.weighting.fixed import Mean, Sum
+from pcl.weighting.imtl import IMTLG
 from pcl.weighting.mgda import MGDA
+from pcl.weighting.nash_mtl import NashMTL
+from pcl.weighting.rlw import RLW
+from pcl.weighting.uncertainty import Uncertainty
 
 Scale = Literal["paper", "unit"]
+
+
+@dataclass(frozen=True)
+class WeightingOptions:
+    """Settings of a run that some weightings heed.
+
+    Attributes:
+        scale: of EMGD and Nash-MTL.
+        temperature: of EMGD.
+        seed: of those that draw.
+    """
+
+    scale: Scale = "paper"
+    temperature: float = 1.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -21,24 +45,35 @@ class WeightingSpec:
     """A weighting that has a name.
 
     Attributes:
-        make: builds it from scale and temperature, which only EMGD heeds.
+        make: builds it.
         source: where it comes from.
     """
 
-    make: Callable[[Scale, float], Weighting]
+    make: Callable[[WeightingOptions], Weighting]
     source: str
 
 
 WEIGHTINGS: dict[str, WeightingSpec] = {
-    "sum": WeightingSpec(lambda scale, temperature: Sum(), "gradient of the summed losses"),
-    "mean": WeightingSpec(lambda scale, temperature: Mean(), "AvgGrad; arXiv 2401.01054, Eq. 2"),
-    "mgda": WeightingSpec(lambda scale, temperature: MGDA(), "Désidéri 2012; arXiv 2401.01054, Eq. 5"),
+    "sum": WeightingSpec(lambda options: Sum(), "gradient of the summed losses"),
+    "mean": WeightingSpec(lambda options: Mean(), "AvgGrad; arXiv 2401.01054, Eq. 2"),
+    "rlw": WeightingSpec(lambda options: RLW("normal", seed=options.seed), "arXiv 2111.10603, normal draws"),
+    "rlw-dirichlet": WeightingSpec(lambda options: RLW("dirichlet", seed=options.seed), "arXiv 2111.10603"),
+    "dwa": WeightingSpec(lambda options: DWA(), "arXiv 1803.10704, Eq. 7"),
+    "uncertainty": WeightingSpec(lambda options: Uncertainty(), "arXiv 1705.07115, Eq. 10"),
+    "famo": WeightingSpec(lambda options: FAMO(), "Liu et al., NeurIPS 2023"),
+    "mgda": WeightingSpec(lambda options: MGDA(), "Désidéri 2012; arXiv 2401.01054, Eq. 5"),
+    "cagrad": WeightingSpec(lambda options: CAGrad(), "arXiv 2110.14048, Alg. 1, c = 0.5"),
+    "imtl-g": WeightingSpec(lambda options: IMTLG(), "Liu et al., ICLR 2021, Eq. 6"),
+    "nash-mtl": WeightingSpec(lambda options: NashMTL(scale=options.scale), "arXiv 2202.01017, Claim 3.1"),
+    "upgrad": WeightingSpec(lambda options: UPGrad(), "arXiv 2406.16232, Eq. 5"),
+    "dualproj": WeightingSpec(lambda options: DualProj(), "Lopez-Paz and Ranzato 2017, Eq. 11"),
+    "aligned-mtl": WeightingSpec(lambda options: AlignedMTL(), "arXiv 2305.19000, Alg. 1"),
     "emgd-gmc": WeightingSpec(
-        lambda scale, temperature: EMGD("gmc", scale=scale, temperature=temperature),
+        lambda options: EMGD("gmc", scale=options.scale, temperature=options.temperature),
         "arXiv 2401.01054, Eq. 8 and 9",
     ),
     "emgd-gs": WeightingSpec(
-        lambda scale, temperature: EMGD("gs", scale=scale, temperature=temperature),
+        lambda options: EMGD("gs", scale=options.scale, temperature=options.temperature),
         "arXiv 2401.01054, Eq. 8 and 10",
     ),
 }

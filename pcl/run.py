@@ -13,7 +13,7 @@ import torch
 from pcl.config import RunConfig, config_from, config_text, read_config
 from pcl.data.images import ImageData
 from pcl.memory.class_memory import ClassMemory
-from pcl.methods import EDITS, METHODS, WEIGHTINGS
+from pcl.methods import EDITS, METHODS, WEIGHTINGS, WeightingOptions
 from pcl.models.continual import ContinualModel
 from pcl.randomness import seeded
 from pcl.scenarios import SCENARIOS
@@ -111,26 +111,38 @@ def build(config: RunConfig, data: ImageData | None = None) -> tuple[Scenario, T
         timeline=config.timeline if config.starts is None else config.starts,
         timeline_number=config.timeline_number,
     )
+    streams = scenario.streams(config.seed, config.accumulate)
     with seeded(config.seed, "backbone"):
         backbone = spec.backbone(scenario.data).to(device)
     method = METHODS[config.method]
-    weighting = WEIGHTINGS[method.weighting].make(config.scale, config.temperature)
+    options = WeightingOptions(config.scale, config.temperature, config.seed)
     lr = config.lr
     edit = EDITS[method.edit].make(config.edit_alpha, config.edit_beta, lr, config.seed) if method.edit else None
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer]
+    on_gpu: dict[str, Any] = (
+        {"fused": True} if device.type == "cuda" else {}
+    )  # then it can leave bad steps out by itself
+    if config.cuda_graph and config.optimizer == "adam":
+        on_gpu["capturable"] = True
     trainer = Trainer(
         ContinualModel(backbone, spec.features, config.setting, seed=config.seed),
-        optimizer=lambda parameters: kind(parameters, lr=lr),
-        weighting=weighting,
+        optimizer=lambda parameters: kind(parameters, lr=lr, **on_gpu),
+        weighting=WEIGHTINGS[method.weighting].make(options),
         memory=ClassMemory(config.memory_per_class),
         edit=edit,
-        memory_batch=config.batch_size,
+        memory_batch=config.batch_size // config.accumulate,
         gradients_over=config.gradients_over,
+        gramian=config.gramian,
+        strategy=config.strategy,
+        precision=config.precision,
+        accumulate=config.accumulate,
+        clip=config.clip,
+        cuda_graph=config.cuda_graph,
         seed=config.seed,
         evaluate_every=config.evaluate_every or max(1, scenario.timeline.steps // 40),
     )
     trainer.total_steps = scenario.timeline.steps
-    for stream in scenario.streams(config.seed):
+    for stream in streams:
         trainer.add(stream)
     return scenario, trainer
 

@@ -28,13 +28,15 @@ from rich.progress import track
 
 from pcl.config import RunConfig
 from pcl.data.images import ImageData
-from pcl.methods import METHODS
+from pcl.methods import METHODS as ALL_METHODS
 from pcl.run import build
 from pcl.scenarios import SCENARIOS
 
 RESULTS = Path(__file__).parent / "results"
 METHODS_COMPARED = tuple(w + edit for w in ("sum", "mean", "mgda", "emgd-gmc", "emgd-gs") for edit in ("", "+me"))
 STUDIED = ("ps-digits", "ps-emnist")
+WEIGHTINGS = ("sum", "mean", "mgda", "emgd-gmc", "emgd-gs")
+METHODS = {name: method for name, method in ALL_METHODS.items() if method.weighting in WEIGHTINGS}
 SETTINGS = ("task", "class")
 LEARNING_RATES = {"adam": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "sgd": (1e-2, 3e-2, 0.1, 0.3, 1.0)}
 SINGLE_RATE = {"adam": 3e-3, "sgd": 0.1}

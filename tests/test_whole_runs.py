@@ -92,6 +92,31 @@ def test_the_config_of_a_run_repeats_it(tmp_path: Path) -> None:
     assert config_text(written) == (tmp_path / "one" / "config.toml").read_text()
 
 
+@pytest.mark.parametrize("method", ["famo", "emgd-gmc"])
+def test_a_step_in_parts_is_the_same_step(method: str, tmp_path: Path) -> None:
+    for name, accumulate in (("whole", 1), ("parts", 4)):
+        start(RunConfig(epochs=1, batch_size=24, method=method, accumulate=accumulate), tmp_path / name)
+    whole, parts = (rows(tmp_path / name) for name in ("whole", "parts"))
+    assert [(row["kind"], row["step"]) for row in whole] == [(row["kind"], row["step"]) for row in parts]
+    for a, b in zip(whole, parts, strict=True):
+        if a["kind"] == "step" and a["step"] < 10:  # later, rounding has grown
+            assert b["samples"] == a["samples"]
+            assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["rlw", "rlw-dirichlet", "dwa", "uncertainty", "famo+me"])
+def test_every_method_that_looks_at_losses_runs_and_repeats(method: str, tmp_path: Path) -> None:
+    config = RunConfig(
+        epochs=1, batch_size=48, method=method, clip=1.0, precision="bf16", strategy="loop", gramian="always"
+    )
+    for name in ("one", "two"):
+        start(config, tmp_path / name)
+    one, two = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert b'"cosine"' in one
+    assert config_from(read_config(tmp_path / "one" / "config.toml")) == config.resolved()
+
+
 def test_killed_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
     """SIGKILL again and again, a few steps apart, wherever it strikes; in the end nothing must differ."""
     arguments = [*SHORT, "--checkpoint-every", "5", "--runs", str(tmp_path)]
@@ -145,6 +170,9 @@ REFUSED = {
     "device type": (["train", "--device", "meta"], "expected cpu or cuda"),
     "diverged": (["train", "--lr", "1e30", "--name", "x", "--runs", "{tmp}/new", "--no-report"], "nothing was updated"),
     "resume with settings": (["train", "--resume", "{tmp}", "--lr", "5"], "leave the others out"),
+    "parts": (["train", "--batch-size", "16", "--accumulate", "3"], "divisor of batch_size 16"),
+    "graph": (["train", "--cuda-graph"], "needs a model on a CUDA device"),
+    "clip": (["train", "--clip", "0"], "clip: expected a finite number above 0"),
     "starts": (["train", "--starts", "0", "1"], "starts of 5 tasks"),
     "gap": (["train", "--starts", "0", "1", "2", "3", "999"], "gap before task 5"),
     "unwritable": (["train", "--runs", "{tmp}/file"], "not a writable folder"),

@@ -93,4 +93,4 @@ def weighted(use: Use, weights: Tensor) -> Tensor:
     of_rows = torch.cat([weights[task].expand(size) for task, size in zip(use.rows.tasks, use.rows.sizes, strict=True)])
     of_rows = of_rows.to(use.delta.dtype).view(-1, *[1] * (use.delta.dim() - 1))
     gradient: Tensor = use.rule.weight(use.layer, use.a, use.delta * of_rows, ALL)  # type: ignore[misc]
-    return gradient
+    return gradient.to(use.layer.weight.dtype)  # type: ignore[arg-type]  # they differ under autocast

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pcl.devices import to_device
+
 
 @dataclass(frozen=True)
 class MemoryBatch:
@@ -81,7 +83,7 @@ class ClassMemory:
 
     def sample(self, count: int, draws: torch.Generator) -> MemoryBatch:
         """``count`` different samples, or all of them where fewer are stored."""
-        index = torch.randperm(len(self), generator=draws)[:count].to(self.x.device)
+        index = to_device(torch.randperm(len(self), generator=draws)[:count], self.x.device)
         return MemoryBatch(self.x[index], self.y[index], self.task[index], self.names, index)
 
     def replace(self, index: Tensor, x: Tensor) -> None:
@@ -141,7 +143,7 @@ class _Reservoir:
         is_class = y[:, None] == self.classes  # (B, C)
         column = is_class.to(torch.int8).argmax(dim=1)  # (B,)
         arrival = self.seen[column] + is_class.cumsum(dim=0).gather(1, column[:, None])[:, 0]  # 1, 2, ... per class
-        uniform = torch.rand(len(y), generator=draws, dtype=torch.float64).to(y.device)
+        uniform = to_device(torch.rand(len(y), generator=draws, dtype=torch.float64), y.device)
         slot = torch.where(arrival <= n, arrival - 1, (uniform * arrival).to(torch.int64))
         row = torch.where(slot < n, column * n + slot, len(self.x))  # the extra row swallows the rejected
         # Of several rows for one slot the last one stays, as if they had come one by one.

@@ -1,6 +1,6 @@
 """A shared backbone with heads that appear when their tasks do."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -48,6 +48,7 @@ class ContinualModel(nn.Module):
         self._seed = seed
         self._head_of: dict[str, int] = {}  # task setting: which head is whose
         self._seen: list[int] = []  # class setting: classes in the order of the columns
+        self._numbers: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}  # see _on_device
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -116,7 +117,7 @@ class ContinualModel(nn.Module):
 
     def predict(self, x: Tensor, task: str) -> Tensor:
         """The most likely class ``(B,)`` of every sample, as class numbers."""
-        return torch.tensor(self.columns(task), device=x.device)[self(x, task).argmax(dim=1)]
+        return self._on_device(self.columns(task), x.device)[self(x, task).argmax(dim=1)]
 
     def losses(self, x: Tensor, y: Tensor, task: str) -> Tensor:
         """Cross-entropy ``(B,)`` of every sample of a batch of one task; y holds class numbers."""
@@ -124,8 +125,8 @@ class ContinualModel(nn.Module):
 
     def feature_losses(self, features: Tensor, y: Tensor, task: str) -> Tensor:
         """:meth:`losses` of what the backbone gave."""
-        target = _position(self.columns(task), y)
-        return F.cross_entropy(self.logits(features, task), target, reduction="none")
+        hit = y[:, None] == self._on_device(self.columns(task), y.device)  # (B, columns)
+        return _cross_entropy(self.logits(features, task), hit)
 
     def mixed_losses(self, x: Tensor, y: Tensor, task: Tensor, names: Sequence[str]) -> Tensor:
         """Cross-entropy ``(B,)`` of a batch that mixes tasks, as the rehearsal stream does.
@@ -143,19 +144,21 @@ class ContinualModel(nn.Module):
         if self.setting == "class":
             return self.feature_losses(features, y, names[0])
         logits = torch.cat([self.heads[self._head_of[name]](features) for name in names], dim=1)
-        owner: list[int] = []  # of every column, the index of its task
-        target = torch.zeros_like(y)
-        for i, name in enumerate(names):
-            classes = self.task_classes[name]
-            mine = task == i
-            offset = len(owner)
-            target = torch.where(mine, offset + _position(classes, y), target)
-            owner += [i] * len(classes)
-        foreign = task[:, None] != torch.tensor(owner, device=task.device)  # (B, columns)
-        return F.cross_entropy(logits.masked_fill(foreign, -torch.inf), target, reduction="none")
+        columns = [(i, c) for i, name in enumerate(names) for c in self.task_classes[name]]
+        owner, number = (self._on_device(part, task.device) for part in zip(*columns, strict=True))
+        own = task[:, None] == owner  # (B, columns)
+        return _cross_entropy(logits.masked_fill(~own, -torch.inf), own & (y[:, None] == number))
+
+    def _on_device(self, numbers: tuple[int, ...], device: torch.device) -> Tensor:
+        """``numbers`` as a tensor on ``device``, made once: making it would wait for a GPU."""
+        if (numbers, device) not in self._numbers:
+            self._numbers[numbers, device] = torch.tensor(numbers, device=device)
+        return self._numbers[numbers, device]
 
 
-def _position(classes: Iterable[int], y: Tensor) -> Tensor:
-    """Column of every label; labels outside ``classes`` get 0, which callers mask or have refused before."""
-    hit = y[:, None] == torch.tensor(list(classes), device=y.device)  # (B, C)
-    return hit.to(torch.int8).argmax(dim=1)
+def _cross_entropy(logits: Tensor, hit: Tensor) -> Tensor:
+    """Loss ``(B,)`` of the column that ``hit`` ``(B, columns)`` marks; of the first where it marks none, which only
+    labels that have been refused, or will be, come to."""
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()  # under autocast; a mean of losses in bfloat16 would have 8 bits
+    return F.cross_entropy(logits, hit.to(torch.int8).argmax(dim=1), reduction="none")

@@ -58,6 +58,7 @@ class Run:
     loss: dict[str, FloatArray]  # name -> [n]
     weight: dict[str, FloatArray]  # name -> [n], the λ of each task
     cosine: FloatArray  # [n, T, T]
+    compared: bool  # whether gradients of single tasks were computed and compared at all
     starts: dict[str, int]
     ends: dict[str, int]
     evaluations: tuple[tuple[int, dict[str, float]], ...]  # (step, accuracy as a fraction per task)
@@ -137,6 +138,7 @@ def _assemble(
         loss=_series(records, "loss", names),
         weight=_series(records, "weight", names),
         cosine=cosine,
+        compared=any("cosine" in record for record in records),
         starts=starts,
         ends=ends,
         evaluations=tuple(

@@ -145,6 +145,12 @@ def matrix(run: Run) -> tuple[list[str], FloatArray, list[list[str]]]:
     return labels, values.reshape(len(steps), len(names)), [moments[s] for s in steps]
 
 
+_NOT_COMPARED = (
+    " Whether gradients agree was not recorded: this method looks at losses alone, so that gradients of single tasks "
+    'are not computed. The setting gramian = "always" records it.'
+)
+
+
 def has_cosines(run: Run) -> bool:
     """Whether two tasks ever had comparable gradients in one step."""
     return bool(np.isfinite(_pairs(run)).any())
@@ -164,7 +170,8 @@ def captions(run: Run) -> Captions:
         matrix="Read a column downwards to follow one task: below its frame the task is no longer trained, "
         "and falling numbers are forgetting.",
         cosines=_cosine_caption(run),
-        losses="Where a line ends, the task ended; a loss that rises while other tasks train shows conflict.",
+        losses="Where a line ends, the task ended; a loss that rises while other tasks train shows conflict."
+        + ("" if run.compared or most < 2 else _NOT_COMPARED),
         memory=_memory_caption(run),
     )
 

@@ -99,15 +99,25 @@ class Scenario:
             times = Timeline.from_starts(timeline, lengths)
         return cls(name, data, tuple(map(tuple, label_sets)), tuple(rows), times, batch_size, epochs)
 
-    def streams(self, seed: int) -> list[Stream]:
-        """The streams of a run; ``seed`` orders the samples within each."""
+    def streams(self, seed: int, parts: int = 1) -> list[Stream]:
+        """The streams of a run.
+
+        Args:
+            seed: orders the samples within each.
+            parts: give every batch in so many of equal size, for ``Trainer(accumulate=parts)``.
+
+        Raises:
+            ValueError: if the batch size is no multiple of ``parts``.
+        """
+        if self.batch_size % parts:
+            raise ValueError(f"accumulate: expected a divisor of batch_size {self.batch_size}, got {parts}")
         return [
             Stream(
                 f"task-{t + 1}",
                 Batches(
                     self.data.x_train[rows],
                     self.data.y_train[rows],
-                    self.batch_size,
+                    self.batch_size // parts,
                     seed=seed,
                     name=f"task-{t + 1}",
                 ),

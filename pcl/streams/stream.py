@@ -80,7 +80,8 @@ class Stream:
         self.ended = False
         self._source = batches
         self._iterator: Iterator[Batch] | None = None
-        self._next: Batch | None = None
+        self._ahead: deque[Batch] = deque()  # read and not yet used, all of the current epoch
+        self._class_numbers: dict[torch.device, Tensor] = {}
         self._taken = 0  # batches used in the current epoch
         self._failed = False
 
@@ -106,29 +107,50 @@ class Stream:
         Raises:
             RuntimeError: if the source has raised an error before; what it would give now cannot be relied on.
         """
+        return next(iter(self.upcoming(1)), None)
+
+    def upcoming(self, count: int) -> list[Batch]:
+        """The next ``count`` batches, fewer where the epoch has fewer left; none when the source is dry.
+
+        Raises:
+            RuntimeError: as :meth:`peek`.
+        """
+        self._refuse_after_failure()
+        while len(self._ahead) < count and self.epoch < self.epochs:
+            if self._iterator is None:
+                self._iterator = self._open()
+            try:
+                batch = next(self._iterator, None)
+            except BaseException:
+                self._failed = True
+                raise
+            if batch is not None:
+                self._ahead.append(batch)
+            elif self._ahead or self._taken == 0:
+                self._iterator = iter(())  # those left come first; an empty source is dry in every epoch
+                break
+            else:
+                self.epoch, self._taken, self._iterator = self.epoch + 1, 0, None
+        return list(self._ahead)[:count]
+
+    def advance(self, count: int = 1) -> None:
+        """The next ``count`` batches have been used; they are discarded."""
+        for _ in range(min(count, len(self._ahead))):
+            self._ahead.popleft()
+        self._taken += count
+
+    def class_numbers(self, device: torch.device) -> Tensor:
+        """``classes`` as a tensor on ``device``, made once: making it would wait for a GPU."""
+        if device not in self._class_numbers:
+            self._class_numbers[device] = torch.tensor(self.classes, device=device)
+        return self._class_numbers[device]
+
+    def _refuse_after_failure(self) -> None:
         if self._failed:
             raise RuntimeError(
                 f"stream {self.task!r}: its source failed before, so that batches may be missing; end() the stream, "
                 "or resume from a checkpoint with a working source"
             )
-        while self._next is None and self.epoch < self.epochs:
-            if self._iterator is None:
-                self._iterator = self._open()
-            try:
-                self._next = next(self._iterator, None)
-            except BaseException:
-                self._failed = True
-                raise
-            if self._next is None:
-                if self._taken == 0:
-                    break  # an empty source is dry in every epoch
-                self.epoch, self._taken, self._iterator = self.epoch + 1, 0, None
-        return self._next
-
-    def advance(self) -> None:
-        """The batch last peeked at has been used; it is discarded."""
-        self._next = None
-        self._taken += 1
 
     def _open(self) -> Iterator[Batch]:
         if hasattr(self._source, "set_epoch"):
@@ -163,7 +185,8 @@ class Stream:
             )
         self.epoch, self._taken = state["epoch"], state["taken"]
         self.paused, self.ended = state["paused"], state["ended"]
-        self._iterator, self._next = None, None
+        self._iterator = None
+        self._ahead.clear()
         if self.ended or self.epoch >= self.epochs:
             return
         if not hasattr(self._source, "set_epoch"):

@@ -2,7 +2,7 @@
 
 on_fit_start(trainer)             fit begins
 on_task_start(trainer, task)      a task takes part for the first time
-on_step(trainer, record)          a step has been made; ``record`` is a dict of plain values, see step_record
+on_step(trainer, record)          a step has been made; ``record``: see step_result.step_record
 on_evaluation(trainer, record)    {"kind": "eval", "step": k, "accuracy": {task: a_k^task}}
 after_step(trainer)               everything of a step is done; the state is fit for a checkpoint
 on_task_end(trainer, task)        a stream has ended; its samples are in the memory
@@ -10,10 +10,12 @@ on_fit_end(trainer)               fit ends, also by an exception
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pcl.training.step_result import StepResult, step_record
 
 if TYPE_CHECKING:
-    from pcl.training.trainer import StepResult, Trainer
+    from pcl.training.trainer import Trainer
 
 HOOKS = (
     "on_fit_start",
@@ -51,30 +53,7 @@ class Callbacks:
             if method is not None:
                 method(*arguments)
 
-    def step(self, trainer: "Trainer", result: "StepResult") -> None:
+    def step(self, trainer: "Trainer", result: StepResult) -> None:
         """Call ``on_step``; the record, for which a GPU would have to be waited for, is made only if wanted."""
         if any(hasattr(callback, "on_step") for callback in self._callbacks):
             self.call("on_step", trainer, step_record(result))
-
-
-def step_record(result: "StepResult") -> dict[str, Any]:
-    """A step as plain values: per task its loss, weight and gradient norm, and the cosines between gradients.
-
-    The cosine with a zero gradient is None.
-    """
-    tasks = result.tasks
-    norms = result.gram.diagonal().sqrt()
-    cosine = (result.gram / norms[:, None] / norms[None, :]).clamp(-1, 1).tolist()
-    record: dict[str, Any] = {
-        "kind": "step",
-        "step": result.step,
-        "samples": result.samples,
-        "tasks": list(tasks),
-        "loss": dict(zip(tasks, result.losses.tolist(), strict=True)),
-        "weight": dict(zip(tasks, result.weights.tolist(), strict=True)),
-        "norm": dict(zip(tasks, norms.tolist(), strict=True)),
-        "cosine": [[None if value != value else value for value in row] for row in cosine],
-    }
-    if result.edited is not None:
-        record["edited"] = float(result.edited)
-    return record

@@ -1,7 +1,7 @@
-"""Refusing bad batches before they change anything."""
+"""Refusing bad batches, losses, gradients and weights before they change anything."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,14 +9,21 @@ from torch import Tensor
 from pcl.streams.stream import Stream
 
 
-def check_batch(stream: Stream, batch: object, like: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def check_batch(
+    stream: Stream, batch: object, shape: torch.Size | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """The batch, if it is one: x ``(B, ...)`` floating, finite and like earlier batches; y ``(B,)`` within classes.
+
+    Values on the CPU are looked at now. Looking at those on a GPU would wait for it: in their place comes a flag.
 
     Args:
         stream: where the batch comes from.
         batch: what its source gave.
-        like: an earlier x of the run, or None.
+        shape: that of earlier samples of the run, or None.
         dtype: what the backbone computes in.
+
+    Returns:
+        x, y, and ``(2,)`` bool on their device: a label is outside the classes, x is not finite; None on the CPU.
 
     Raises:
         TypeError: if the batch is not a pair of tensors, or has another dtype.
@@ -36,35 +43,39 @@ def check_batch(stream: Stream, batch: object, like: Tensor | None, dtype: torch
         raise ValueError(
             f"{name}: expected x (B, ...) and y (B,) with B >= 1, got {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    if like is not None and x.shape[1:] != like.shape[1:]:
+    if shape is not None and x.shape[1:] != shape:
         raise ValueError(
-            f"{name}: expected samples of shape {tuple(like.shape[1:])} as in earlier batches, got {tuple(x.shape[1:])}"
+            f"{name}: expected samples of shape {tuple(shape)} as in earlier batches, got {tuple(x.shape[1:])}"
         )
-    declared = torch.tensor(stream.classes, device=y.device)
-    outside = y[(y[:, None] != declared).all(dim=1)]
-    if len(outside):
+    foreign = (y[:, None] != stream.class_numbers(y.device)).all(dim=1)
+    infinite = ~torch.isfinite(x).all()
+    x, y = x.detach(), y.to(torch.int64)
+    if x.device.type != "cpu" or y.device.type != "cpu":
+        return x, y, torch.stack([foreign.any().to(x.device), infinite])
+    if foreign.any():
         raise ValueError(
-            f"{name}: label {int(outside[0])} is outside its declared classes {list(stream.classes)}; declare it "
+            f"{name}: label {int(y[foreign][0])} is outside its declared classes {list(stream.classes)}; declare it "
             "when the stream is made, or remove those samples"
         )
-    if not torch.isfinite(x).all():
+    if infinite:
         raise ValueError(f"{name}: x holds NaN or infinite values; remove or repair those samples")
-    return x.detach(), y.to(torch.int64)
+    return x, y, None
 
 
-def check_finite(tasks: Sequence[str], losses: Tensor, gram: Tensor) -> None:
+def check_finite(tasks: Sequence[str], losses: Tensor, gram: Tensor | None) -> None:
     """Refuse losses and gradients that are not finite.
 
     Args:
         losses: ``(k,)``.
-        gram: ``(k, k)``, the Gramian of the gradients; its diagonal shows whose gradient is at fault.
+        gram: ``(k, k)``, the Gramian of the gradients; its diagonal shows whose gradient is at fault. Or None.
 
     Raises:
         FloatingPointError: naming the first task at fault.
     """
-    if torch.isfinite(losses).all() and torch.isfinite(gram).all():
+    norms = losses if gram is None else gram.diagonal()
+    if torch.isfinite(losses).all() and (gram is None or torch.isfinite(gram).all()):
         return
-    for what, values in (("loss", losses), ("squared gradient norm", gram.diagonal())):
+    for what, values in (("loss", losses), ("squared gradient norm", norms)):
         for task, value in zip(tasks, values.tolist(), strict=True):
             if not math.isfinite(value):
                 raise FloatingPointError(
@@ -73,19 +84,61 @@ def check_finite(tasks: Sequence[str], losses: Tensor, gram: Tensor) -> None:
                 )
 
 
-def check_weights(weights: Tensor, tasks: Sequence[str]) -> None:
-    """Refuse what is not one finite weight per task.
+def check_weight_shape(weights: Tensor, tasks: Sequence[str]) -> None:
+    """Refuse what is not one weight per task.
 
     Raises:
-        FloatingPointError: for weights that are NaN or infinite.
         ValueError: for another shape than ``(k,)``.
     """
     if weights.shape != (len(tasks),):
         raise ValueError(
             f"weighting: expected {len(tasks)} weights of shape ({len(tasks)},), got {tuple(weights.shape)}"
         )
+
+
+def check_update(weights: Tensor, tasks: Sequence[str], gradients: Sequence[Tensor | None]) -> None:
+    """Refuse weights, and an update, that are not finite.
+
+    Raises:
+        FloatingPointError: saying which it is.
+    """
     if not torch.isfinite(weights).all():
         raise FloatingPointError(
             f"weighting: expected finite weights, got {dict(zip(tasks, weights.tolist(), strict=True))}; "
             "nothing was updated"
+        )
+    if not all_finite(gradients):
+        raise FloatingPointError(
+            f"the combined gradient of tasks {', '.join(tasks)} holds NaN or infinite values, or its norm is out of "
+            "range; nothing was updated. Lower the learning rate, or check the backbone for values out of range"
+        )
+
+
+def all_finite(tensors: Sequence[Tensor | None]) -> Tensor:
+    """Whether every value is finite, a bool tensor; without a wait for a GPU."""
+    present = [t for t in tensors if t is not None]
+    if not present:
+        return torch.tensor(True)
+    if present[0].device.type == "cpu":  # a finite norm shows it, at the price of reading; an infinite one may overflow
+        quick = torch.isfinite(torch.stack([norm.double() for norm in torch._foreach_norm(present)])).all()
+        return quick if quick else torch.stack([torch.isfinite(t).all() for t in present]).all()
+    largest = torch._foreach_norm(present, torch.inf)
+    return torch.isfinite(torch.stack([norm.double() for norm in largest])).all()
+
+
+def refuse_silence(streams: Iterable[Stream], step: int) -> None:
+    """Refuse to go on if streams are left and none of them is active.
+
+    Raises:
+        RuntimeError: saying why none is.
+    """
+    left = [stream for stream in streams if not stream.ended]
+    paused = [stream.task for stream in left if stream.paused]
+    if len(paused) == len(left) and paused:
+        raise RuntimeError(f"fit: every stream that is left is paused ({', '.join(paused)}); resume one")
+    if left:
+        start = min(stream.start for stream in left if not stream.paused)
+        raise RuntimeError(
+            f"fit: a gap in the timeline: no stream is active at step {step}, the next starts at {start}; let it "
+            "start earlier"
         )

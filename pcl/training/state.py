@@ -2,6 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from pcl.training.snapshot import global_generators, set_global_generators
+
 if TYPE_CHECKING:
     from pcl.training.trainer import Trainer
 
@@ -16,6 +20,8 @@ def _composition(trainer: "Trainer") -> dict[str, Any]:
         "memory per class": None if trainer.memory is None else trainer.memory.per_class,
         "edit": None if trainer.edit is None else type(trainer.edit).__name__,
         "gradients_over": trainer.gradients_over,
+        "accumulate": trainer.accumulate,
+        "precision": trainer.precision,
         "streams": {task: list(trainer.streams[task].classes) for task in sorted(trainer.streams)},
     }
 
@@ -36,10 +42,10 @@ def trainer_state(trainer: "Trainer") -> dict[str, Any]:
         "ended_at": dict(trainer.ended_at),
         "at_end": dict(trainer.at_end),
         "last_trained": dict(trainer._last_trained),
-        "like": trainer._like,
+        "shape": None if trainer._shape is None else list(trainer._shape),
         "retrieval": trainer._retrieval.get_state(),
         "storage": trainer._storage.get_state(),
-        "global generators": trainer._global_generators(),
+        "global generators": global_generators(trainer.device),
     }
 
 
@@ -58,7 +64,7 @@ def restore_trainer(trainer: "Trainer", state: dict[str, Any]) -> None:
     for task, stream in trainer.streams.items():
         stream.load_state_dict(state["streams"][task])
     if trainer.memory is not None:
-        trainer.memory.load_state_dict(state["memory"], trainer._parameter_facts()[1])
+        trainer.memory.load_state_dict(state["memory"], trainer.device)
     if trainer.edit is not None:
         trainer.edit.load_state_dict(state["edit"])
     for task, classes in state["tasks"]:
@@ -69,7 +75,8 @@ def restore_trainer(trainer: "Trainer", state: dict[str, Any]) -> None:
     trainer.optimizer.load_state_dict(state["optimizer"])
     trainer.step_count, trainer.history = state["step_count"], list(state["history"])
     trainer.ended_at, trainer.at_end = dict(state["ended_at"]), dict(state["at_end"])
-    trainer._last_trained, trainer._like = dict(state["last_trained"]), state["like"]
+    trainer._last_trained = dict(state["last_trained"])
+    trainer._shape = None if state["shape"] is None else torch.Size(state["shape"])
     trainer._retrieval.set_state(state["retrieval"])
     trainer._storage.set_state(state["storage"])
-    trainer._set_global_generators(state["global generators"])
+    set_global_generators(state["global generators"], trainer.device)

@@ -1,53 +1,39 @@
 """The training loop: Algorithm 1 of Lyu et al., arXiv 2401.01054, for any weighting, memory and edit."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pcl.gradients.clip import clipped
 from pcl.gradients.result import TaskGradients
-from pcl.gradients.task_gradients import task_gradients
+from pcl.gradients.task_gradients import Strategy
 from pcl.gradients.workspace import Workspace
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
 from pcl.memory.edit import Edit
 from pcl.metrics import average_accuracy, forgetting
 from pcl.models.continual import ContinualModel
 from pcl.randomness import generator
-from pcl.streams.stream import MEMORY, Batch, Stream
+from pcl.streams.stream import Batch, Stream
+from pcl.training.arguments import check_arguments, check_model, check_trainable
 from pcl.training.callbacks import Callbacks
-from pcl.training.checks import check_batch, check_finite, check_weights
+from pcl.training.checks import check_weight_shape, refuse_silence
+from pcl.training.cuda_graph import GraphedStep, check_capturable
 from pcl.training.evaluation import accuracy
+from pcl.training.guard import Guard, guard_for
+from pcl.training.intake import fault_table, read_batches
+from pcl.training.losses import Precision, StepLosses, in_precision
+from pcl.training.snapshot import Snapshot
 from pcl.training.state import restore_trainer, trainer_state
-from pcl.weighting.base import Weighting
+from pcl.training.step_data import StepData
+from pcl.training.step_result import Descent, StepResult
+from pcl.training.update import update
+from pcl.weighting.base import LooksBack, Weighting
 from pcl.weighting.fixed import Mean
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """One step of training, as tensors.
-
-    Attributes:
-        step: number of the step, from 0.
-        tasks: the k tasks that took part, MEMORY last if it did.
-        losses: ``(k,)``.
-        gram: ``(k, k)`` float64, Gramian of the task gradients.
-        weights: ``(k,)`` float64.
-        samples: number of samples used.
-        edited: mean absolute change of the memory samples by the edit, in units of x; None without one.
-    """
-
-    step: int
-    tasks: tuple[str, ...]
-    losses: Tensor
-    gram: Tensor
-    weights: Tensor
-    samples: int
-    edited: Tensor | None = None
 
 
 class Trainer:
@@ -56,14 +42,28 @@ class Trainer:
     Args:
         model: backbone and heads.
         optimizer: makes the optimizer from parameters, e.g. ``lambda p: torch.optim.Adam(p, lr=3e-3)``. It is
-            called once with the backbone's trainable ones; heads join it as new parameter groups, with the settings
-            they were made with, when their tasks appear.
-        weighting: how the task gradients combine; the mean if None.
+            called once with the backbone's; heads join it as new parameter groups, with the settings they were made
+            with, when their tasks appear. Frozen parameters rest, and may be frozen and released at any time.
+        weighting: how the task gradients combine; the mean if None. One that looks at losses alone makes a step cost
+            one backward pass.
         memory: what is kept of finished tasks; no rehearsal if None.
         edit: how the memory samples of a step change after it; needs a memory.
         memory_batch: samples drawn from the memory in each step.
         gradients_over: ``"backbone"``: the Gramian and the weights concern the shared backbone, and heads follow
             the sum of their own gradients (Eq. 2-3 of the paper); ``"all"``: heads are weighted like the rest.
+        gramian: ``"always"`` computes the Gramian, for the record of norms and cosines, also where the weighting does
+            not need it; this takes one backward pass per task.
+        strategy: how task gradients are found, see :func:`pcl.task_gradients`.
+        precision: ``"full"``, or ``"bf16"`` for forward and backward passes under autocast to bfloat16. Parameters,
+            Gramian, weights, update, edit and evaluation stay in full precision.
+        accumulate: a step takes so many batches of every stream (fewer where an epoch has fewer left) and
+            ``accumulate * memory_batch`` memory samples, one after the other, in the memory that one takes. A task's
+            loss is its mean over all their samples, its gradient the gradient of that: without batch statistics the
+            same as one batch of that size.
+        clip: a norm. The gradient that the optimizer sees, the direction and that of the heads together, is shortened
+            to it where it is longer.
+        cuda_graph: capture steps on a GPU and replay them; see :class:`pcl.training.cuda_graph.GraphedStep`. The edit
+            and evaluations stay outside of the graph.
         seed: of what is stored and retrieved; the same seed gives the same bits.
         callbacks: objects with any of the methods listed in :mod:`pcl.training.callbacks`.
         evaluate_every: measure accuracy every so many steps too, not only when a task ends.
@@ -73,8 +73,8 @@ class Trainer:
 
     Raises:
         TypeError: for a model of another type.
-        ValueError: for an edit without memory, a backbone with nothing to train, an unknown ``gradients_over``, or a
-            count below 1.
+        ValueError: for an edit without memory, a backbone with nothing to train, an unknown name, or a count or norm
+            out of range, or a ``cuda_graph`` of what cannot be captured.
     """
 
     def __init__(
@@ -87,33 +87,31 @@ class Trainer:
         edit: Edit | None = None,
         memory_batch: int = 128,
         gradients_over: Literal["backbone", "all"] = "backbone",
+        gramian: Literal["needed", "always"] = "needed",
+        strategy: Strategy = "auto",
+        precision: Precision = "full",
+        accumulate: int = 1,
+        clip: float | None = None,
+        cuda_graph: bool = False,
         seed: int = 0,
         callbacks: Sequence[object] = (),
         evaluate_every: int | None = None,
     ) -> None:
-        if not isinstance(model, ContinualModel):
-            raise TypeError(
-                f"trainer: expected a ContinualModel, got {type(model).__name__}; wrap your network: "
-                "ContinualModel(backbone, features=width of its output)"
-            )
-        if not model.shared_parameters():
-            raise ValueError("trainer: the backbone has no trainable parameter, so that no task gradients exist")
-        if edit is not None and memory is None:
-            raise ValueError("trainer: an edit changes stored samples; pass a memory too, memory=ClassMemory(n)")
-        if gradients_over not in ("backbone", "all"):
-            raise ValueError(f"trainer: expected gradients_over 'backbone' or 'all', got {gradients_over!r}")
-        if memory_batch < 1 or (evaluate_every is not None and evaluate_every < 1):
-            raise ValueError(
-                f"trainer: memory_batch and evaluate_every must be at least 1, got {memory_batch}, {evaluate_every}"
-            )
+        check_model(model)
         self.model = model
-        self.optimizer = optimizer(model.shared_parameters())
         self.weighting: Weighting = Mean() if weighting is None else weighting
         self.memory = memory
         self.edit = edit
         self.memory_batch = memory_batch
         self.gradients_over = gradients_over
+        self.gramian = gramian
+        self.strategy: Strategy = strategy
+        self.precision: Precision = precision
+        self.accumulate = accumulate
+        self.clip = clip
         self.evaluate_every = evaluate_every
+        check_arguments(self)
+        self.optimizer = optimizer(list(model.backbone.parameters()))
         self.streams: dict[str, Stream] = {}
         self.step_count = 0
         self.total_steps: int | None = None  # for those who show progress
@@ -121,15 +119,25 @@ class Trainer:
         self.ended_at: dict[str, int] = {}  # e_t of every finished task
         self.at_end: dict[str, float] = {}  # a_{e_t}^t of every finished task with test data
         self._last_trained: dict[str, int] = {}
-        self._like: Tensor | None = None  # an empty x with the shape and dtype that all samples have
+        self._shape: torch.Size | None = None  # of a sample
         self._retrieval = generator(seed, "memory", "retrieval")
         self._storage = generator(seed, "memory", "storage")
         self._workspace = Workspace()
+        self._guard: Guard = guard_for(self.device)
+        self._graph: GraphedStep | None = None
+        if cuda_graph:
+            check_capturable(self)
+            self._graph = GraphedStep(self)
         self._callbacks = Callbacks(callbacks)
 
     def use(self, *callbacks: object) -> None:
         """Add callbacks behind those given when the trainer was made."""
         self._callbacks.add(callbacks)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone is."""
+        return next(self.model.backbone.parameters()).device
 
     # ---- streams
 
@@ -176,8 +184,9 @@ class Trainer:
         try:
             while until is None or self.step_count < until:
                 if self.step() is None and not self.active:  # a callback may have added a stream
-                    self._refuse_silence()
+                    refuse_silence(self.streams.values(), self.step_count)
                     break
+            self._guard.look(wait=True)
         finally:
             self._callbacks.call("on_fit_end", self)
 
@@ -186,38 +195,57 @@ class Trainer:
 
         A batch that is refused raises before anything changes. It then stays next in its stream;
         ``stream.advance()`` skips it. A loss, gradient or weight that is not finite raises before parameters, layer
-        statistics, memory and generators change; that tasks have ended or begun in this step stands.
+        statistics, memory, generators and the weighting change; that tasks have ended or begun in this step stands.
+
+        On a GPU nothing of this waits for the device. The error for values there comes a few steps later, and the step
+        at fault and those after it have changed nothing but the streams; see :class:`pcl.training.guard.Later`.
 
         Raises:
             TypeError, ValueError: for a bad batch; see :func:`pcl.training.checks.check_batch`.
             FloatingPointError: for a loss, gradient or weight that is not finite.
         """
-        batches = self._next_batches()
+        self._guard.look()
+        batches, faults = self._next_batches()
         if not batches:
             return None
-        with self._all_or_nothing():
-            recalled = self._recall()
-            found = self._task_gradients(batches, recalled)  # g_i of every task i
-            gram = found.gramian()  # <g_i, g_j>
-            check_finite(found.tasks, found.losses, gram)
-            weights = self.weighting(gram, found.losses, found.tasks)  # lambda_i
-            check_weights(weights, found.tasks)
-        direction = found.combine(weights)  # d = sum_i lambda_i g_i
-        self._update(direction, found.own)  # theta <- theta - gamma d
+        with Snapshot(self) as before:  # if anything in it raises, nothing has changed
+            data = self._recall(batches, faults)
+            descent = self._descend(data) if self._graph is None else self._graph(data)
+        self._guard.expect(self.step_count, data.tasks, descent.flags, before.restore)
+        self._look_back(data, before)
         self._discard(batches)
         step, self.step_count = self.step_count, self.step_count + 1
-        edited = self._edit_memory(recalled, direction)  # x <- x - alpha grad_x |g(x) - d|^2
+        edited = self._edit_memory(data.recalled, descent.direction)  # x <- x - alpha grad_x |g(x) - d|^2
 
-        samples = sum(len(y) for _, y in batches.values()) + (0 if recalled is None else len(recalled.y))
-        result = StepResult(step, found.tasks, found.losses, gram, weights, samples, edited)
+        result = StepResult(step, data.tasks, descent.losses, descent.gram, descent.weights, data.samples, edited)
         self._callbacks.step(self, result)
         if self.evaluate_every and self.step_count % self.evaluate_every == 0:
             self.evaluate()
         self._callbacks.call("after_step", self)
         return result
 
+    def _descend(self, data: StepData) -> Descent:
+        """From batches to updated parameters."""
+        shared, others = self._parameters()
+        wanted = self.weighting.needs == "gram" or self.gramian == "always"
+        with in_precision(self.precision, self.device):
+            found = StepLosses(self.model, data).gradients(  # g_i of every task i
+                shared, others, gramian=wanted, strategy=self.strategy, workspace=self._workspace
+            )
+        gram = found.gramian() if wanted and isinstance(found, TaskGradients) else None  # <g_i, g_j>
+        self._guard.check_gradients(found.tasks, found.losses, gram)
+        weights = self.weighting(gram, found.losses, found.tasks)  # type: ignore[arg-type]  # lambda_i
+        check_weight_shape(weights, found.tasks)
+        gradient = [*found.combine(weights), *found.own]  # d = sum_i lambda_i g_i
+        if self.clip is not None:
+            gradient = clipped(gradient, self.clip)
+        flags = self._guard.check_update(found.tasks, data.faults, found.losses, gram, weights, gradient)
+        update(self.optimizer, [*shared, *others], gradient, self._guard.bad)  # theta <- theta - gamma d
+        return Descent(found.losses, gram, weights, gradient[: len(shared)], flags)
+
     def evaluate(self) -> dict[str, float]:
         """Accuracy on the test data of every task that has appeared; also kept in ``history``."""
+        self._guard.look(wait=True)
         step = self.step_count - 1
         tests = {task: self.streams[task].test for task in self.model.tasks}
         tasks = [task for task, test in tests.items() if test is not None]
@@ -251,26 +279,30 @@ class Trainer:
 
     # ---- the parts of a step, in their order
 
-    def _next_batches(self) -> dict[str, Batch]:
-        """A batch of every active stream. Streams that are over or dry end here, those that come first begin."""
-        like, (dtype, device) = self._like, self._parameter_facts()
-        batches: dict[str, Batch] = {}
+    def _next_batches(self) -> tuple[dict[str, list[Batch]], dict[str, Tensor | None]]:
+        """Batches of every active stream, and flags of what could not be looked at in them.
+
+        Streams that are over or dry end here, those that come first begin.
+        """
+        check_trainable(self.model)
+        shape, dtype = self._shape, next(self.model.backbone.parameters()).dtype
+        batches: dict[str, list[Batch]] = {}
+        faults: dict[str, Tensor | None] = {}
         over: list[Stream] = []
         for task, stream in self.streams.items():
             if stream.last_step is not None and self.step_count > stream.last_step and not stream.ended:
                 over.append(stream)
             elif task in self.active:
-                batch = stream.peek()
-                if batch is not None:
-                    x, y = check_batch(stream, batch, like, dtype)
-                    batches[task], like = (x.to(device), y.to(device)), x[:0]
+                found, faults[task] = read_batches(stream, self.accumulate, shape, dtype, self.device)
+                if found:
+                    batches[task], shape = found, found[-1][0].shape[1:]
                 elif task in self.model.tasks:
                     over.append(stream)
                 else:
                     raise ValueError(f"stream {task!r}: its source is empty; at least one batch is needed")
         new = [task for task in batches if task not in self.model.tasks]
         for task in new:
-            self.model.check_input(batches[task][0][:1], task)
+            self.model.check_input(batches[task][0][0][:1], task)
 
         for stream in over:
             stream.end()
@@ -280,11 +312,7 @@ class Trainer:
             if parameters:
                 self.optimizer.add_param_group({"params": parameters})
             self._callbacks.call("on_task_start", self, task)
-        return batches
-
-    def _parameter_facts(self) -> tuple[torch.dtype, torch.device]:
-        parameter = self.model.shared_parameters()[0]
-        return parameter.dtype, parameter.device
+        return batches, faults
 
     def _finish_ended(self) -> None:
         ended = [
@@ -292,6 +320,8 @@ class Trainer:
             for task, stream in self.streams.items()
             if stream.ended and task in self.model.tasks and task not in self.ended_at
         ]
+        if ended:
+            self._guard.look(wait=True)
         for task in ended:
             self.ended_at[task] = self._last_trained[task]
             self.weighting.forget(task)
@@ -303,61 +333,29 @@ class Trainer:
         for task in ended:
             self._callbacks.call("on_task_end", self, task)
 
-    @contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """If the block raises, what a forward pass and a draw change is put back: buffers and generators."""
-        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        retrieval, global_states = self._retrieval.get_state(), self._global_generators()
-        try:
-            yield
-        except BaseException:
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)
-            self._retrieval.set_state(retrieval)
-            self._set_global_generators(global_states)
-            raise
-
-    def _global_generators(self) -> list[Tensor]:
-        """States of torch's global generators that layers such as dropout draw from: CPU, and the model's GPU."""
-        device = self._parameter_facts()[1]
-        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-    def _set_global_generators(self, states: Sequence[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        device = self._parameter_facts()[1]
-        if device.type == "cuda" and len(states) > 1:
-            torch.cuda.set_rng_state(states[1], device)
-
-    def _recall(self) -> MemoryBatch | None:
-        if self.memory is None or len(self.memory) == 0:
-            return None
-        return self.memory.sample(self.memory_batch, self._retrieval)
-
-    def _task_gradients(self, batches: dict[str, Batch], recalled: MemoryBatch | None) -> TaskGradients:
-        model = self.model
-        inputs = {task: x for task, (x, _) in batches.items()}
-        losses: dict[str, Callable[[Tensor], Tensor]] = {
-            task: lambda f, task=task, y=y: model.feature_losses(f, y, task).mean()  # type: ignore[misc]
-            for task, (_, y) in batches.items()
-        }
-        if recalled is not None:
-            inputs[MEMORY] = recalled.x
-            losses[MEMORY] = lambda f: model.mixed_feature_losses(f, recalled.y, recalled.task, recalled.names).mean()
-        return task_gradients(
-            losses, *self._parameters(), model=model.backbone, inputs=inputs, root=model, workspace=self._workspace
-        )
+    def _recall(self, batches: dict[str, list[Batch]], faults: dict[str, Tensor | None]) -> StepData:
+        """The batches, and samples of finished tasks beside them."""
+        recalled = None
+        if self.memory is not None and len(self.memory) > 0:
+            recalled = self.memory.sample(self.memory_batch * self.accumulate, self._retrieval)
+        data = StepData(batches, recalled, self.memory_batch)
+        return replace(data, faults=fault_table(faults, data.tasks))
 
     def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """(those on which tasks may conflict, the others)."""
-        backbone, heads = self.model.shared_parameters(), self.model.head_parameters()
+        """(those on which tasks may conflict, the others); frozen ones are in neither."""
+        backbone = self.model.shared_parameters()
+        heads = [p for p in self.model.head_parameters() if p.requires_grad]
         return (backbone, heads) if self.gradients_over == "backbone" else (backbone + heads, [])
 
-    def _update(self, direction: Sequence[Tensor | None], own: Sequence[Tensor | None]) -> None:
-        shared, others = self._parameters()
-        for parameter, gradient in zip([*shared, *others], [*direction, *own], strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
+    def _look_back(self, data: StepData, before: Snapshot) -> None:
+        """Show the losses after the update to a weighting that learns from them, with the draws of those before it."""
+        if isinstance(self.weighting, LooksBack):
+            after = Snapshot(self)
+            before.restore_layers()
+            with in_precision(self.precision, self.device):
+                losses = StepLosses(self.model, data).values()
+            after.restore_layers()
+            self.weighting.after_update(losses, data.tasks)
 
     def _edit_memory(self, recalled: MemoryBatch | None, direction: Sequence[Tensor | None]) -> Tensor | None:
         if recalled is None or self.edit is None or self.memory is None:
@@ -367,35 +365,27 @@ class Trainer:
             return self.model.mixed_losses(x, recalled.y[rows], recalled.task[rows], recalled.names)
 
         edited = self.edit(self.model, losses, recalled.x, self._parameters()[0], direction)
+        if self._guard.bad is not None:
+            edited = torch.where(self._guard.bad > 0, recalled.x, edited)
         self.memory.replace(recalled.index, edited)
         return (edited - recalled.x).abs().mean()
 
-    def _discard(self, batches: dict[str, Batch]) -> None:
+    def _discard(self, batches: dict[str, list[Batch]]) -> None:
         """The batches are used: their reservoirs may keep a few samples, the streams go on."""
-        for task, (x, y) in batches.items():
+        for task, used in batches.items():
             stream = self.streams[task]
-            if self.memory is not None and stream.epoch == 0:
-                self.memory.observe(task, x, y, stream.classes, self._storage)
+            for x, y in used:
+                if self.memory is not None and stream.epoch == 0:
+                    self.memory.observe(task, x, y, stream.classes, self._storage)
+                self._shape = x.shape[1:]
             self._last_trained[task] = self.step_count
-            self._like = x[:0].cpu()
-            stream.advance()
-
-    def _refuse_silence(self) -> None:
-        left = [stream for stream in self.streams.values() if not stream.ended]
-        paused = [stream.task for stream in left if stream.paused]
-        if len(paused) == len(left) and paused:
-            raise RuntimeError(f"fit: every stream that is left is paused ({', '.join(paused)}); resume one")
-        if left:
-            start = min(stream.start for stream in left if not stream.paused)
-            raise RuntimeError(
-                f"fit: a gap in the timeline: no stream is active at step {self.step_count}, the next starts at "
-                f"{start}; let it start earlier"
-            )
+            stream.advance(len(used))
 
     # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs, as tensors and plain values. The tensors are those in use, not copies."""
+        self._guard.look(wait=True)
         return trainer_state(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

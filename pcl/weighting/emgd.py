@@ -6,6 +6,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pcl.weighting.base import Needs
+from pcl.weighting.task_state import TaskState
 from pcl_kernels import simplex_qp
 
 
@@ -38,6 +40,9 @@ class EMGD:
         ValueError: for an unknown ``factors`` or ``scale``, temperature <= 0, or a floor outside [0, 1).
     """
 
+    needs: Needs = "gram"
+    capturable = True
+
     def __init__(
         self,
         factors: Literal["gmc", "gs"] = "gmc",
@@ -60,7 +65,7 @@ class EMGD:
         self.scale = scale
         self.momentum = momentum
         self.floor = floor
-        self._norms: dict[str, Tensor] = {}
+        self._norms = TaskState(1, start=torch.nan)  # moving averages; NaN for a task that is new
 
     def __call__(self, gram: Tensor, losses: Tensor, tasks: Sequence[str]) -> Tensor:
         weights = simplex_qp(gram, self.elastic_factors(gram, tasks))
@@ -77,18 +82,18 @@ class EMGD:
 
     def _average_norms(self, gram: Tensor, tasks: Sequence[str]) -> Tensor:
         keep, take = self.momentum
-        for task, norm in zip(tasks, gram.diagonal().sqrt(), strict=True):
-            before = self._norms.get(task)
-            self._norms[task] = norm if before is None else keep * before.to(norm.device) + take * norm
-        return torch.stack([self._norms[task] for task in tasks])
+        norms = gram.diagonal().sqrt()
+        averages = self._norms.rows(tasks, gram.device)[:, 0]
+        averages.copy_(torch.where(averages.isnan(), norms, keep * averages + take * norms))
+        return averages
 
     def forget(self, task: str) -> None:
         """Drop the moving average of a task that has ended."""
-        self._norms.pop(task, None)
+        self._norms.forget(task)
 
     def state_dict(self) -> dict[str, Any]:
         """The moving averages by task, and which factors they are for."""
-        return {"factors": self.factors, "norms": dict(self._norms)}
+        return {"factors": self.factors, "norms": self._norms.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the moving averages.
@@ -100,7 +105,7 @@ class EMGD:
             raise ValueError(
                 f"EMGD: the state is for factors {state['factors']!r}, this weighting has {self.factors!r}"
             )
-        self._norms = dict(state["norms"])
+        self._norms.load_state_dict(state["norms"])
 
 
 def _similarities(gram: Tensor) -> Tensor:

@@ -118,6 +118,16 @@ def test_cosine_caption_counts_conflicts_and_names_the_worst_pair(tmp_path: Path
     assert "between b and MEMORY (\N{MINUS SIGN}0.50)" in text
 
 
+def test_a_run_without_gradients_of_single_tasks_says_so(tmp_path: Path) -> None:
+    rows = [{key: value for key, value in row.items() if key not in ("cosine", "norm")} for row in ROWS]
+    run = read_run(_write(tmp_path, rows))
+    assert not run.compared
+    assert np.isnan(run.cosine).all()
+    assert not summary.has_cosines(run)
+    assert 'gramian = "always"' in summary.captions(run).losses
+    assert "always" not in summary.captions(read_run(_write(tmp_path, ROWS))).losses
+
+
 def test_memory_caption_says_how_much_edits_changed(tmp_path: Path) -> None:
     rows = [{**row, "edited": 0.01 * i} if row["kind"] == "step" and i > 3 else row for i, row in enumerate(ROWS)]
     text = summary.captions(read_run(_write(tmp_path, rows))).memory

@@ -1,1 +1,0 @@
-"""One forward and one backward pass over the batches of all tasks."""

@@ -1,0 +1,67 @@
+"""One backward pass for all tasks: for weights that follow from the losses alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pcl.gradients.result import Gradient
+
+
+class SummedLoss:
+    """The direction d = sum_i w_i g_i by one backward pass, with weights that are chosen once the losses are known.
+
+    The forward passes of all tasks are made at once, their graphs kept until :meth:`combine` runs through them. As in
+    :class:`~pcl.gradients.result.TaskGradients`, the remaining parameters get the gradient of the sum of all losses,
+    without weights: they are reached before the model's output, the shared ones behind it, so that the
+    gradient is weighted there, on its way back.
+
+    Args:
+        losses: for each task a function from the model's output to its scalar loss.
+        shared: parameters of the model.
+        own: parameters that only the functions in ``losses`` use. Where there are none, ``shared`` may hold those too.
+        model, inputs: the model that all tasks run, and for each task its input.
+
+    Attributes:
+        tasks: the k tasks.
+        losses: ``(k,)``, detached.
+        own: the gradient of the sum of all losses with respect to ``own``; there after :meth:`combine`.
+    """
+
+    def __init__(
+        self,
+        losses: Mapping[str, Callable[[Tensor], Tensor]],
+        shared: Sequence[Tensor],
+        own: Sequence[Tensor],
+        *,
+        model: Callable[[Tensor], Tensor],
+        inputs: Mapping[str, Tensor],
+    ) -> None:
+        self.tasks = tuple(losses)
+        self.own: Gradient = []
+        self._shared, self._others = list(shared), list(own)
+        self._outputs = [model(inputs[task]) for task in losses]
+        self._values = torch.stack([of(output) for of, output in zip(losses.values(), self._outputs, strict=True)])
+        self.losses = self._values.detach()
+
+    def combine(self, weights: Tensor) -> Gradient:
+        """d, one tensor per shared parameter, None where no loss depends on it; once only, for the graphs are freed.
+
+        Args:
+            weights: ``(k,)``.
+        """
+        if self._others:
+            for output, weight in zip(self._outputs, weights.unbind(), strict=True):
+                if output.requires_grad:
+                    output.register_hook(partial(_scaled, weight))
+            total = self._values.sum()
+        else:
+            total = (self._values * weights).sum()
+        found = torch.autograd.grad(total, [*self._shared, *self._others], allow_unused=True)
+        self.own = list(found[len(self._shared) :])
+        return list(found[: len(self._shared)])
+
+
+def _scaled(weight: Tensor, gradient: Tensor) -> Tensor:
+    return (weight * gradient.to(weight.dtype)).to(gradient.dtype)  # a weight in bfloat16 would be off by up to 0.4 %

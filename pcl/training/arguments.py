@@ -1,0 +1,56 @@
+"""What a trainer may be made of."""
+
+from typing import TYPE_CHECKING, get_args
+
+from pcl.gradients.task_gradients import Strategy
+from pcl.models.continual import ContinualModel
+from pcl.training.losses import Precision
+
+if TYPE_CHECKING:
+    from pcl.training.trainer import Trainer
+
+
+def check_model(model: object) -> None:
+    """Refuse what is not a model with something to train; see :class:`pcl.Trainer`."""
+    if not isinstance(model, ContinualModel):
+        raise TypeError(
+            f"trainer: expected a ContinualModel, got {type(model).__name__}; wrap your network: "
+            "ContinualModel(backbone, features=width of its output)"
+        )
+    check_trainable(model)
+
+
+def check_trainable(model: ContinualModel) -> None:
+    """Refuse a backbone whose parameters are all frozen.
+
+    Raises:
+        ValueError: if it is.
+    """
+    if not model.shared_parameters():
+        raise ValueError(
+            "trainer: the backbone has no trainable parameter, so that no task gradients exist; unfreeze at least one"
+        )
+
+
+def check_arguments(trainer: "Trainer") -> None:
+    """Refuse a composition that makes no sense; see :class:`pcl.Trainer`."""
+    if trainer.edit is not None and trainer.memory is None:
+        raise ValueError("trainer: an edit changes stored samples; pass a memory too, memory=ClassMemory(n)")
+    names = {
+        "gradients_over": ("backbone", "all"),
+        "gramian": ("needed", "always"),
+        "strategy": get_args(Strategy),
+        "precision": get_args(Precision),
+    }
+    for name, known in names.items():
+        if getattr(trainer, name) not in known:
+            choice = " or ".join(map(repr, known))
+            raise ValueError(f"trainer: expected {name} {choice}, got {getattr(trainer, name)!r}")
+    for name in ("memory_batch", "evaluate_every", "accumulate"):
+        value = getattr(trainer, name)
+        if value is not None and value < 1:
+            raise ValueError(f"trainer: {name} must be at least 1, got {value}")
+    if trainer.clip is not None and not trainer.clip > 0:
+        raise ValueError(f"trainer: expected clip, a norm, above 0, got {trainer.clip}; leave it out not to clip")
+    if trainer.weighting.needs not in ("gram", "losses"):
+        raise ValueError(f"weighting: expected needs = 'gram' or 'losses', got {trainer.weighting.needs!r}")

@@ -1,0 +1,115 @@
+"""The losses of a step, pass by pass, as the task-gradient engine wants them."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pcl.gradients.accumulated import accumulated
+from pcl.gradients.result import TaskGradients
+from pcl.gradients.summed import SummedLoss
+from pcl.gradients.task_gradients import Strategy, task_gradients
+from pcl.gradients.workspace import Workspace
+from pcl.models.continual import ContinualModel
+from pcl.streams.stream import MEMORY
+from pcl.training.step_data import StepData
+
+Precision = Literal["full", "bf16"]
+
+
+def in_precision(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Forward passes within run in the dtype of the parameters, or under autocast to bfloat16."""
+    return nullcontext() if precision == "full" else torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Part of a step that fits into memory at once.
+
+    Attributes:
+        inputs: of the backbone, by task.
+        losses: by task, from the features to this part's share of the task's loss.
+    """
+
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    losses: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+
+
+class StepLosses:
+    """loss_i = mean over all samples of task i in this step; the passes' shares sum to it.
+
+    Pass j takes the j-th batch of every task that has so many, and the j-th part of the recalled samples.
+    """
+
+    def __init__(self, model: ContinualModel, data: StepData) -> None:
+        self._model = model
+        recalled = data.recalled
+        counts = [len(batches) for batches in data.batches.values()]
+        if recalled is not None:
+            counts.append(-(-len(recalled.y) // data.memory_batch))
+        self.passes = [Pass() for _ in range(max(counts))]
+        for task, batches in data.batches.items():
+            samples = sum(len(y) for _, y in batches)
+            for now, (x, y) in zip(self.passes, batches, strict=False):
+                now.inputs[task] = x
+                now.losses[task] = self._share(task, y, len(y) / samples)
+        if recalled is not None:
+            parts = (part.split(data.memory_batch) for part in (recalled.x, recalled.y, recalled.task))
+            for now, (x, y, task) in zip(self.passes, zip(*parts, strict=True), strict=False):
+                now.inputs[MEMORY] = x
+                now.losses[MEMORY] = self._memory_share(y, task, recalled.names, len(y) / len(recalled.y))
+
+    def gradients(
+        self,
+        shared: Sequence[Tensor],
+        own: Sequence[Tensor],
+        *,
+        gramian: bool,
+        strategy: Strategy,
+        workspace: Workspace,
+    ) -> TaskGradients | SummedLoss:
+        """What the engine finds for these losses.
+
+        Args:
+            shared: parameters on which the tasks may conflict.
+            own: those that follow the sum of all losses.
+            gramian: whether the Gramian will be asked for; else, and with one pass, a single backward pass does.
+            strategy, workspace: see :func:`pcl.task_gradients`.
+        """
+        model = self._model.backbone
+        if not gramian and len(self.passes) == 1:
+            return SummedLoss(self.passes[0].losses, shared, own, model=model, inputs=self.passes[0].inputs)
+        found = (
+            task_gradients(
+                now.losses, shared, own, model=model, inputs=now.inputs, root=self._model,
+                strategy=strategy, workspace=workspace,
+            )
+            for now in self.passes
+        )  # fmt: skip
+        return next(found) if len(self.passes) == 1 else accumulated(found)
+
+    @torch.no_grad()
+    def values(self) -> Tensor:
+        """The losses ``(k,)`` with the parameters as they are now."""
+        values: dict[str, Tensor] = {}
+        for now in self.passes:
+            for task, loss_of in now.losses.items():
+                loss = loss_of(self._model.backbone(now.inputs[task]))
+                values[task] = values[task] + loss if task in values else loss
+        return torch.stack(list(values.values()))
+
+    def _share(self, task: str, y: Tensor, share: float) -> Callable[[Tensor], Tensor]:
+        return lambda features: _mean(self._model.feature_losses(features, y, task), share)
+
+    def _memory_share(
+        self, y: Tensor, task: Tensor, names: tuple[str, ...], share: float
+    ) -> Callable[[Tensor], Tensor]:
+        return lambda features: _mean(self._model.mixed_feature_losses(features, y, task, names), share)
+
+
+def _mean(losses: Tensor, share: float) -> Tensor:
+    mean = losses.mean()
+    return mean if share == 1.0 else share * mean

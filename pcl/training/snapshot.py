@@ -1,0 +1,61 @@
+"""What a step changes besides parameters and streams, kept so that it can be put back."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pcl.training.update import optimizer_undo
+
+if TYPE_CHECKING:
+    from pcl.training.trainer import Trainer
+
+
+class Snapshot:
+    """Layer statistics, generators, the state of the weighting and the optimizer's counters as they are now.
+
+    As a context manager it puts them back if its block raises.
+    """
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self._trainer = trainer
+        self._buffers = [(buffer, buffer.clone()) for buffer in trainer.model.buffers()]
+        self._retrieval = trainer._retrieval.get_state()
+        self._generators = global_generators(trainer.device)
+        self._weighting = trainer.weighting.state_dict()
+        self._undo_optimizer = optimizer_undo(trainer.optimizer, trainer.device)
+
+    def __enter__(self) -> "Snapshot":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            self.restore()
+
+    def restore(self) -> None:
+        """Put all of it back."""
+        self.restore_layers()
+        self._trainer._retrieval.set_state(self._retrieval)
+        self._trainer.weighting.load_state_dict(self._weighting)
+        self._undo_optimizer()
+        if self._trainer._graph is not None:
+            self._trainer._graph.drop()
+
+    def restore_layers(self) -> None:
+        """Put back what a forward pass changes: statistics, and the generators that dropout draws from."""
+        with torch.no_grad():
+            for buffer, before in self._buffers:
+                buffer.copy_(before)
+        set_global_generators(self._generators, self._trainer.device)
+
+
+def global_generators(device: torch.device) -> list[Tensor]:
+    """States of torch's global generators that layers such as dropout draw from: CPU, and the model's GPU."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def set_global_generators(states: list[Tensor], device: torch.device) -> None:
+    """Let them go on from those states."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)

@@ -1,0 +1,54 @@
+"""What one step computes on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from pcl.memory.class_memory import MemoryBatch
+from pcl.streams.stream import MEMORY, Batch
+
+
+@dataclass(frozen=True)
+class StepData:
+    """The batches of a step, on the model's device.
+
+    Attributes:
+        batches: for every active task one batch ``(x, y)``, or several that are worked off one after the other.
+        recalled: samples from the memory, or None.
+        memory_batch: how many of those are worked off at once.
+        faults: ``(2, k)`` bool, what is wrong with the tasks' batches as far as it could not be looked at; see
+            :func:`pcl.training.intake.read_batches`. None if all was looked at.
+    """
+
+    batches: Mapping[str, Sequence[Batch]]
+    recalled: MemoryBatch | None
+    memory_batch: int
+    faults: Tensor | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The k tasks of the step, MEMORY last if it takes part."""
+        return (*self.batches, *([] if self.recalled is None else [MEMORY]))
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        own = sum(len(y) for batches in self.batches.values() for _, y in batches)
+        return own + (0 if self.recalled is None else len(self.recalled.y))
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors that the step reads, in a fixed order."""
+        found = [part for batches in self.batches.values() for batch in batches for part in batch]
+        if self.recalled is not None:
+            found += [self.recalled.x, self.recalled.y, self.recalled.task]
+        return found if self.faults is None else [*found, self.faults]
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> "StepData":
+        """The same with other tensors, in the order of :meth:`tensors`."""
+        rest: Iterator[Tensor] = iter(tensors)
+        batches = {task: [(next(rest), next(rest)) for _ in some] for task, some in self.batches.items()}
+        recalled = self.recalled
+        if recalled is not None:
+            recalled = replace(recalled, x=next(rest), y=next(rest), task=next(rest))
+        return StepData(batches, recalled, self.memory_batch, None if self.faults is None else next(rest))

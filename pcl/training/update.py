@@ -1,0 +1,62 @@
+"""The update of the parameters, and how a GPU makes it without effect."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def update(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[nn.Parameter],
+    gradients: Sequence[Tensor | None],
+    bad: Tensor | None,
+) -> None:
+    """One step of the optimizer along the gradients; parameters of the optimizer that are not named rest.
+
+    Args:
+        bad: None, or a float32 scalar on the device: where it is 1, parameters and optimizer state end as they began,
+            without the host knowing. Optimizers made with ``fused=True`` leave them alone by themselves, as
+            ``torch.amp.GradScaler`` has it; for others they are copied before the step and chosen after it.
+    """
+    optimizer.zero_grad(set_to_none=True)  # a parameter frozen since the last step must not go on along its gradient
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    if bad is None:
+        optimizer.step()
+    elif getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.grad_scale, optimizer.found_inf = None, bad  # type: ignore[attr-defined]
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+    else:
+        _step_unless(bad, optimizer, parameters)
+
+
+def _step_unless(bad: Tensor, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+    changing: list[Tensor] = [p for p in parameters if p.grad is not None]
+    changing += [t for t in _state(optimizer) if t.device == bad.device]
+    before = [t.detach().clone() for t in changing]
+    optimizer.step()
+    with torch.no_grad():
+        for now, then in zip(changing, before, strict=True):
+            now.copy_(torch.where(bad > 0, then, now))
+
+
+def _state(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+
+
+def optimizer_undo(optimizer: torch.optim.Optimizer, device: torch.device) -> Callable[[], None]:
+    """A function that takes back what steps without effect leave on the host: counters on the CPU, and new state."""
+    known = set(optimizer.state)
+    counters = [(t, t.clone()) for t in _state(optimizer) if t.device != device]
+
+    def undo() -> None:
+        for parameter in [p for p in optimizer.state if p not in known]:
+            del optimizer.state[parameter]
+        for now, then in counters:
+            now.copy_(then)
+
+    return undo

@@ -1,0 +1,27 @@
+"""Aligned-MTL: a Jacobian whose singular values are made equal."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pcl.weighting.base import Stateless
+
+
+class AlignedMTL(Stateless):
+    """The mean of task gradients that are made orthogonal and equally long (Senushkin, Patakin, Kuznetsov and Konushin,
+    "Independent Component Alignment for Multi-Task Learning", CVPR 2023, arXiv 2305.19000, Eq. 9 and Algorithm 1).
+
+    With G = V diag(s) Vᵀ the balanced gradients are B J with B = sqrt(s_min) V diag(s)^(-1/2) Vᵀ, where only singular
+    values count that are above the rounding of G, 1e-12 s_max; s_min is the least of them. The weights are B 1 / k;
+    they may be negative.
+    """
+
+    capturable = False
+
+    def __call__(self, gram: Tensor, losses: Tensor, tasks: Sequence[str]) -> Tensor:
+        values, vectors = torch.linalg.eigh(gram)
+        counts = values > 1e-12 * values[-1]
+        least = torch.where(counts, values, torch.inf).amin()
+        root = torch.where(counts, (least / values).sqrt(), 0.0)
+        return vectors @ (root * vectors.sum(dim=0)) / len(tasks)

@@ -1,0 +1,39 @@
+"""UPGrad and DualProj: projections on the dual cone of the task gradients."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pcl.weighting.base import Stateless
+from pcl_kernels import cone_qp
+
+
+class UPGrad(Stateless):
+    """The mean of the gradients, each first projected on the dual cone, where no task conflicts (Quinton and Rey,
+    "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv 2406.16232, Eq. 5).
+
+    The projection of g_i is g_i + sum_j V_ij g_j, row i of V minimising 1/2 vᵀGv + vᵀG_i over v >= 0. So
+    weight_j = (1 + sum_i V_ij) / k, and <g_j, d> >= 0 for every task j.
+    """
+
+    capturable = False
+
+    def __call__(self, gram: Tensor, losses: Tensor, tasks: Sequence[str]) -> Tensor:
+        k = len(tasks)
+        added = cone_qp(gram.expand(k, k, k), gram)  # (k, k), a problem for every task
+        return (1 + added.sum(dim=0)) / k
+
+
+class DualProj(Stateless):
+    """The mean gradient projected on the dual cone, where no task conflicts (Lopez-Paz and Ranzato, "Gradient Episodic
+    Memory", 2017, Eq. 11, with all tasks as constraints; the name is torchjd's).
+
+    weight_j = 1 / k + v_j, where v minimises 1/2 vᵀGv + vᵀG 1/k over v >= 0.
+    """
+
+    capturable = False
+
+    def __call__(self, gram: Tensor, losses: Tensor, tasks: Sequence[str]) -> Tensor:
+        mean = torch.full_like(gram[0], 1 / len(tasks))
+        return mean + cone_qp(gram, gram @ mean)

@@ -1,0 +1,183 @@
+"""What a GPU asks of a step: that nothing in it waits for the device.
+
+A tensor on the device "meta" has a shape and no values. Whatever would make the host wait for a GPU (``.item()``,
+``.tolist()``, ``.cpu()``, ``nonzero``, an ``if`` on a tensor) needs values and raises there. So a step that runs
+through on "meta" waits for nothing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from training_cases import blobs
+
+import pcl.gradients.task_gradients
+import pcl.memory.class_memory
+import pcl.training.intake
+import pcl.training.trainer
+import pcl.weighting.emgd
+import pcl.weighting.mgda
+import pcl.weighting.rlw
+from pcl import (
+    DWA,
+    EMGD,
+    FAMO,
+    MEMORY,
+    MGDA,
+    MLP,
+    RLW,
+    ClassMemory,
+    ContinualModel,
+    Mean,
+    Stream,
+    Trainer,
+    Uncertainty,
+    Weighting,
+)
+from pcl.training import guard
+
+
+def on_meta(weighting: Weighting, monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> Trainer:
+    """A trainer on "meta" amid its run: two tasks in training, and memory of a third."""
+    monkeypatch.setattr(guard, "send", lambda flags: (lambda: False, lambda: None, flags))  # the flags never arrive
+    monkeypatch.setattr(pcl.gradients.task_gradients, "why_not", lambda *a: "")  # found out once, with a wait
+    monkeypatch.setattr(torch, "autocast", lambda *a, **b: nullcontext())  # knows no "meta"
+    backbone = nn.Sequential(MLP(6, [16]), nn.BatchNorm1d(16)).to("meta")
+    given: dict[str, Any] = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)}
+    memory = ClassMemory(2)
+    t = Trainer(ContinualModel(backbone, 16), weighting=weighting, memory=memory, **{**given, **arguments})
+    for task, classes in (("a", [0, 1]), ("b", [2, 3])):
+        x, y = blobs(classes, 40)
+        t.add(Stream(task, list(zip(x.split(4), y.split(4), strict=True)), classes))
+    t.model.add_task("old", [4, 5])
+    memory.x, memory.y = torch.empty(4, 6, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
+    memory.task, memory.names = torch.empty_like(memory.y), ("old",)
+    t.streams["old"] = Stream("old", [], [4, 5])
+    t.streams["old"].ended, t.ended_at["old"] = True, 0
+    return t
+
+
+class Watch(TorchDispatchMode):
+    """Raises for copies from the host to "meta" that are not made by ``to_device``."""
+
+    def __torch_dispatch__(self, op: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        tensors = [a for a in pytree.tree_leaves(arguments) if isinstance(a, Tensor)]
+        target = (options or {}).get("device")
+        if op is torch.ops.aten._to_copy.default and target is not None:
+            crossing = target.type == "meta" and tensors[0].device.type == "cpu"
+        else:
+            moves = op in (torch.ops.aten.copy_.default, torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
+            crossing = moves and {"cpu", "meta"} <= {t.device.type for t in tensors if t.numel()}
+        if crossing:
+            raise RuntimeError(f"{op} copies from the host")
+        return op(*arguments, **(options or {}))
+
+
+@contextmanager
+def watched() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch, Watch():
+        for module in (pcl.memory.class_memory, pcl.training.intake, pcl.weighting.rlw):
+            patch.setattr(module, "to_device", lambda x, device: torch.empty_like(x, device=device))
+        for holder, name in ((torch, "tensor"), (torch, "as_tensor"), (Tensor, "new_tensor")):
+            patch.setattr(holder, name, refusing(getattr(holder, name)))
+        yield
+
+
+def refusing(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def run(*arguments: Any, **options: Any) -> Tensor:
+        made = make(*arguments, **options)
+        if made.device.type == "meta" and made is not arguments[0]:
+            raise RuntimeError("a tensor of values from the host")
+        return made
+
+    return run
+
+
+WEIGHTINGS: dict[str, Callable[[], Weighting]] = {
+    "mean": Mean,
+    "mgda": MGDA,
+    "gmc": lambda: EMGD("gmc"),
+    "gs": lambda: EMGD("gs", scale="unit"),
+    "rlw": RLW,
+    "dwa": lambda: DWA(period=2),
+    "uncertainty": Uncertainty,
+    "famo": FAMO,
+}
+OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "adam": lambda p: torch.optim.Adam(p),
+}
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("strategy", ["loop", "segment", "lowmem"])
+def test_a_step_waits_for_nothing(weighting: str, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    t = on_meta(WEIGHTINGS[weighting](), monkeypatch, strategy=strategy)
+    t.step()  # heads, and what is found out and kept of the tasks, begin here
+    with watched():
+        for _ in range(4):
+            result = t.step()
+            assert result is not None
+            assert result.tasks == ("a", "b", MEMORY)
+            assert result.weights.device.type == "meta"
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("setting", [{}, {"accumulate": 2}, {"clip": 1.0}, {"gradients_over": "all"}], ids=str)
+def test_options_wait_for_nothing(optimizer: str, setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    t = on_meta(EMGD("gmc"), monkeypatch, strategy="loop", optimizer=OPTIMIZERS[optimizer], **setting)
+    t.step()
+    with watched():
+        for _ in range(3):
+            assert t.step() is not None
+
+
+def test_batches_that_are_on_the_device_already_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    t = on_meta(MGDA(), monkeypatch, strategy="loop")
+    x, y = torch.rand(4, 6, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta")
+    t.add(Stream("c", [(x, y)] * 9, [6, 7]))
+    t.step()
+    with watched():
+        for _ in range(3):
+            assert t.step() is not None
+
+
+WAITS: dict[str, Callable[[Tensor], object]] = {
+    "item": lambda g: g[0, 0].item(),
+    "float": lambda g: float(g[0, 0]),
+    "if": lambda g: bool((g > 0).all()),
+    "tolist": lambda g: g.tolist(),
+    "cpu": lambda g: g.cpu(),
+    "numpy": lambda g: g.numpy(),
+    "nonzero": lambda g: g.nonzero(),
+    "mask": lambda g: g[g > 0],
+    "equal": lambda g: torch.equal(g, g),
+    "unique": lambda g: g.unique(),
+    "tensor": lambda g: torch.tensor([g[0, 0]]),
+    # and from the host to the device, where the copy from ordinary memory waits
+    "new tensor": lambda g: torch.tensor([1.0], device=g.device),
+    "like": lambda g: g.new_tensor([1.0]),
+    "as tensor": lambda g: torch.as_tensor([1.0], device=g.device),
+    "to": lambda g: torch.ones(2).to(g),
+    "copy": lambda g: g[0].copy_(torch.ones(3)),
+    "index": lambda g: g[torch.tensor([0])],
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_planted_wait_is_found(wait: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Waiting(MGDA):
+        def __call__(self, gram: Tensor, losses: Tensor, tasks: Sequence[str]) -> Tensor:
+            if t.step_count > 0:
+                WAITS[wait](gram)
+            return super().__call__(gram, losses, tasks)
+
+    t = on_meta(Waiting(), monkeypatch, strategy="loop")
+    t.step()
+    with watched(), pytest.raises((RuntimeError, NotImplementedError, TypeError)):
+        t.step()
