@@ -23,7 +23,6 @@ void register_channel_affine(py::module_& m);
 void register_cone_qp(py::module_& m);
 void register_imtl_g(py::module_& m);
 void register_nash_mtl(py::module_& m);
-void register_row_term(py::module_& m);
 void register_sample_conv(py::module_& m);
 void register_operands(py::module_& m);
 void register_semidefinite_solve(py::module_& m);
@@ -72,7 +71,6 @@ PYBIND11_MODULE(_C, m) {
     pcl::register_cone_qp(m);
     pcl::register_imtl_g(m);
     pcl::register_nash_mtl(m);
-    pcl::register_row_term(m);
     pcl::register_sample_conv(m);
     pcl::register_semidefinite_solve(m);
     pcl::register_simplex_qp(m);

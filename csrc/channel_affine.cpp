@@ -63,25 +63,26 @@ void map_sample(const Layout& s, T* __restrict out, F&& value) {
     }
 }
 
-// out = scale_c u + p_bc v + q_bc; u may be absent
+// out = scale_c u + p_bc v + q_bc for one sample; u may be absent
+template <class T>
+void affine_sample(const Layout& s, const T* u, const double* scale, const T* v, const double* p, const double* q,
+                   T* out) {
+    if (u)
+        map_sample<T>(s, out, [=](Size i, Size c) { return scale[c] * widen(u[i]) + (p[c] * widen(v[i]) + q[c]); });
+    else
+        map_sample<T>(s, out, [=](Size i, Size c) { return p[c] * widen(v[i]) + q[c]; });
+}
+
 void channel_affine(const Layout& s, int dtype, const void* u, const double* scale, const void* v, const double* p,
                     const double* q, void* out, int threads) {
     const Size size = s.channels * s.positions;
     with_type(dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-        for (Size b = 0; b < s.samples; ++b) {
-            const T* one = static_cast<const T*>(u) + b * size;
-            const T* other = static_cast<const T*>(v) + b * size;
-            const double *pb = p + b * s.channels, *qb = q + b * s.channels;
-            T* to = static_cast<T*>(out) + b * size;
-            if (u)
-                map_sample<T>(s, to, [&](Size i, Size c) {
-                    return scale[c] * widen(one[i]) + (pb[c] * widen(other[i]) + qb[c]);
-                });
-            else
-                map_sample<T>(s, to, [&](Size i, Size c) { return pb[c] * widen(other[i]) + qb[c]; });
-        }
+        for (Size b = 0; b < s.samples; ++b)
+            affine_sample<T>(s, u ? static_cast<const T*>(u) + b * size : nullptr, scale,
+                             static_cast<const T*>(v) + b * size, p + b * s.channels, q + b * s.channels,
+                             static_cast<T*>(out) + b * size);
     });
 }
 

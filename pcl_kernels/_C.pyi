@@ -103,19 +103,6 @@ def channel_affine(
     threads: int,
     /,
 ) -> None: ...
-def row_term(
-    dtype: int,
-    u: int,
-    v: int,
-    add: float,
-    minus: int,
-    out: int,
-    rows: int,
-    width: int,
-    width_v: int,
-    threads: int,
-    /,
-) -> None: ...
 def sample_conv(
     shape: list[int], is_float: bool, a: int, delta: int, minus: int, v: int, out: int, threads: int, /
 ) -> None: ...

@@ -11,8 +11,6 @@
 #include "../simd.hpp"
 
 PCL_EVERY_ISA(
-    void row_term(int, const void*, const void*, double, const void*, void*, std::int64_t, std::int64_t, std::int64_t,
-                  int);
     void channel_sums(const Layout&, int, const void*, const void*, double*, double*, int);
     void channel_affine(const Layout&, int, const void*, const double*, const void*, const double*, const double*,
                         void*, int);
@@ -41,26 +39,6 @@ void check(const std::vector<T>& found, const std::vector<double>& expected, con
             std::printf("wrong result: %s, element %ld, instruction set %d\n", what, long(i), int(current_isa()));
             std::exit(1);
         }
-}
-
-template <class T>
-void rows(int dtype, Size count, Size width, Size width_v, int threads) {
-    std::mt19937 random{unsigned(width)};
-    const auto u = quarters<T>(count * width, random), v = quarters<T>(count * width_v, random);
-    const auto minus = quarters<T>(width, random);
-    std::vector<T> out(count * width);
-    std::vector<double> expected(count * width);
-    for (bool subtract : {false, true}) {
-        for (Size b = 0; b < count; ++b) {
-            double scale = 1;
-            for (Size i = 0; i < width_v; ++i) scale += widen(v[b * width_v + i]) * widen(v[b * width_v + i]);
-            for (Size i = 0; i < width; ++i)
-                expected[b * width + i] = scale * widen(u[b * width + i]) - (subtract ? widen(minus[i]) : 0);
-        }
-        PCL_BEST(row_term)(dtype, u.data(), v.data(), 1.0, subtract ? minus.data() : nullptr, out.data(), count, width,
-                           width_v, threads);
-        check(out, expected, "row_term");
-    }
 }
 
 template <class T>
@@ -139,10 +117,6 @@ void convolutions(ConvShape s, int threads) {
 long edit_ops(int threads) {
     calls = 0;
     for (Size width : {1, 7, 16, 33}) {
-        rows<float>(f32, 3, width, 2 * width + 1, threads);
-        rows<double>(f64, 2, width, width, threads);
-        rows<baseline::Float16>(f16, 2, width, 8, threads);
-        rows<baseline::Bfloat16>(bf16, 2, width, 9, threads);
         for (bool last : {false, true}) {
             channels<float>(f32, {3, width, 5, last}, threads);
             channels<double>(f64, {2, 3, width, last}, threads);

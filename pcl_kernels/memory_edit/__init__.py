@@ -1,3 +1,3 @@
-from pcl_kernels.memory_edit.op import channel_affine, channel_sums, row_term, sample_conv, sample_conv_transpose
+from pcl_kernels.memory_edit.op import channel_affine, channel_sums, sample_conv, sample_conv_transpose
 
-__all__ = ["channel_affine", "channel_sums", "row_term", "sample_conv", "sample_conv_transpose"]
+__all__ = ["channel_affine", "channel_sums", "sample_conv", "sample_conv_transpose"]

@@ -2,9 +2,9 @@
 
 The edit needs grad_x |g(x_b) - d|², g(x_b) being the gradient of one sample's loss. By the R-operator it is two more
 sweeps through the network along v_b = g(x_b) - d, and in a layer z = W a they are ordinary products with W and products
-with V_b = Σ_l δ_l a_lᵀ - D, which no library function makes: `row_term` for layers with one position a sample,
-`sample_conv` and `sample_conv_transpose` for convolutions, `channel_sums` and `channel_affine` for normalisations with
-fixed statistics. Kernels: csrc/row_term.cpp, csrc/sample_conv.cpp, csrc/channel_affine.cpp.
+with V_b = Σ_l δ_l a_lᵀ - D. Where a layer has one position a sample these are ordinary products too; for
+convolutions `sample_conv` and `sample_conv_transpose` make them, and `channel_sums` and `channel_affine` make what they
+come to in normalisations with fixed statistics. Kernels: csrc/sample_conv.cpp, csrc/channel_affine.cpp.
 """
 
 from __future__ import annotations
@@ -21,39 +21,6 @@ from pcl_kernels._registry import define, plain
 from pcl_kernels.memory_edit.layout import channels_last, image, layout, like_layout, threads_for
 
 Pair = Sequence[int]
-
-
-def row_term(u: Tensor, v: Tensor, *, add: float = 0.0, minus: Tensor | None = None) -> Tensor:
-    """out_b = u_b (|v_b|² + add) - minus, for every row b.
-
-    In a linear layer z = W a + c with V_b = δ_b a_bᵀ - D and v_b = δ_b - d, the part of V_b a_b + v_b that is no matrix
-    product is `row_term(δ, a, add=1, minus=d)`, that of V_bᵀ δ_b is `row_term(a, δ)`.
-
-    Args:
-        u: `(B, n)`; float16, bfloat16, float32 or float64.
-        v: `(B, m)`, of u's dtype.
-        minus: `(n,)`, of u's dtype; zero if None.
-
-    Returns:
-        `(B, n)` of u's dtype; sums and products in float64, rounded once. Not differentiable.
-
-    Raises:
-        TypeError: for another dtype, or dtypes that differ.
-        ValueError: for shapes or devices that do not match.
-
-    Source: Goodfellow (arXiv 1510.01799) for |δ aᵀ|; Lyu et al. (arXiv 2401.01054), Eq. 12 and 13, for the edit.
-    """
-    _check("row_term", "u", u, 2)
-    _check("row_term", "v", v, 2, u)
-    if len(u) != len(v):
-        raise ValueError(f"row_term: u and v must have one row a sample each, got {len(u)} and {len(v)} rows")
-    if minus is not None:
-        _check("row_term", "minus", minus, 1, u)
-        if len(minus) != u.shape[1]:
-            raise ValueError(f"row_term: minus must have one number a column of u, {u.shape[1]}; got {len(minus)}")
-    given = (u, v) if minus is None else (u, v, minus)
-    out: Tensor = (_row_term_cpu if plain(*given) else _row_term_op)(u, v, float(add), minus)
-    return out
 
 
 def sample_conv(
@@ -82,6 +49,8 @@ def sample_conv(
     Raises:
         TypeError: for another dtype, or dtypes that differ.
         ValueError: for shapes or devices that do not match, or numbers out of range.
+
+    Source: Lyu et al. (arXiv 2401.01054), Eq. 12 and 13; Pearlmutter (Neural Computation 6, 1994) for the sweeps.
     """
     op = "sample_conv"
     _check(op, "a", a, 4)
@@ -226,17 +195,6 @@ def _out_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: P
     return height, width
 
 
-def _row_term_cpu(u: Tensor, v: Tensor, add: float, minus: Tensor | None) -> Tensor:
-    u, v = u.resolve_neg().contiguous(), v.resolve_neg().contiguous()
-    minus = None if minus is None else minus.resolve_neg().contiguous()
-    out = torch.empty_like(u)
-    at = 0 if minus is None else minus.data_ptr()
-    threads = threads_for(u.numel() + v.numel())
-    call = (DTYPES[u.dtype], u.data_ptr(), v.data_ptr(), add, at, out.data_ptr(), *u.shape, v.shape[1], threads)
-    _C.row_term(*call)
-    return out
-
-
 def _sample_conv_cpu(
     a: Tensor, delta: Tensor, minus: Tensor | None, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> tuple[Tensor, Tensor]:
@@ -297,10 +255,6 @@ def _affine_fake(u: Tensor | None, scale: Tensor, v: Tensor, p: Tensor, q: Tenso
     return torch.empty_like(layout(v)[0])
 
 
-def _row_term_fake(u: Tensor, v: Tensor, add: float, minus: Tensor | None) -> Tensor:
-    return torch.empty_like(u, memory_format=torch.contiguous_format)
-
-
 def _sample_conv_fake(
     a: Tensor, delta: Tensor, minus: Tensor | None, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> tuple[Tensor, Tensor]:
@@ -311,12 +265,6 @@ def _transpose_fake(v: Tensor, delta: Tensor, size: Pair, stride: Pair, padding:
     return image(v, len(v), v.shape[-1], *size)
 
 
-_row_term_op: Any = define(
-    "row_term(Tensor u, Tensor v, float add, Tensor? minus) -> Tensor",
-    cpu=_row_term_cpu,
-    fake=_row_term_fake,
-    cuda="pcl_kernels.memory_edit.triton:row_term",
-)
 _sample_conv_op: Any = define(
     "sample_conv(Tensor a, Tensor delta, Tensor? minus, int[] kernel_size, int[] stride, int[] padding, "
     "int[] dilation) -> (Tensor, Tensor)",

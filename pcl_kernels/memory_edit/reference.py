@@ -8,13 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def row_term(u: Tensor, v: Tensor, *, add: float = 0.0, minus: Tensor | None = None) -> Tensor:
-    """u_b (|v_b|² + add) - minus."""
-    scale = v.double().square().sum(dim=1, keepdim=True) + add
-    out = u.double() * scale
-    return (out if minus is None else out - minus.double()).to(u.dtype)
-
-
 def sample_conv(
     a: Tensor,
     delta: Tensor,

@@ -1,6 +1,6 @@
 """The products of the memory edit on a GPU.
 
-`row_term`, `channel_sums` and `channel_affine` are Triton kernels that read every number once; they add and multiply in
+`channel_sums` and `channel_affine` are Triton kernels that read every number once; they add and multiply in
 float64, which is free where memory is the limit, and round once. The convolutions with a kernel for every sample are
 batched matrix products over unfolded patches: the library's own are at the speed of the hardware there.
 """
@@ -20,27 +20,7 @@ from pcl_kernels.combine.triton import _rounded
 from pcl_kernels.gramian.triton import TRITON_DTYPES
 from pcl_kernels.memory_edit.layout import layout, like_layout
 
-ROW_BLOCK = 1024
 TILE = (32, 32)  # positions, channels
-
-
-@triton.jit
-def _row_term(u, v, minus, out, width, width_v, ADD: tl.constexpr, HAS_MINUS: tl.constexpr, DTYPE: tl.constexpr,
-              BLOCK: tl.constexpr):  # fmt: skip
-    """One program a row."""
-    row = tl.program_id(0).to(tl.int64)
-    offsets = tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), tl.float64)
-    for start in range(0, width_v, BLOCK):
-        x = tl.load(v + row * width_v + start + offsets, mask=start + offsets < width_v, other=0.0).to(tl.float64)
-        total += x * x
-    scale = tl.sum(total, axis=0) + ADD
-    for start in range(0, width, BLOCK):
-        here = start + offsets < width
-        x = scale * tl.load(u + row * width + start + offsets, mask=here).to(tl.float64)
-        if HAS_MINUS:
-            x -= tl.load(minus + start + offsets, mask=here).to(tl.float64)
-        tl.store(out + row * width + start + offsets, _rounded(x, DTYPE), mask=here)
 
 
 @triton.jit
@@ -78,18 +58,6 @@ def _channel_affine(u, scale, v, p, q, out, channels, positions, step_c, step_l,
     if HAS_U:
         x += tl.load(u + place, mask=here).to(tl.float64) * tl.load(scale + c, mask=c < channels)[None, :]
     tl.store(out + place, _rounded(x, DTYPE), mask=here)
-
-
-def row_term(u: Tensor, v: Tensor, add: float, minus: Tensor | None) -> Tensor:
-    """`op.row_term` after its checks."""
-    u, v = u.resolve_neg().contiguous(), v.resolve_neg().contiguous()
-    subtracted = u if minus is None else minus.resolve_neg().contiguous()
-    out = torch.empty_like(u)
-    if out.numel():
-        constants = {"ADD": add, "HAS_MINUS": minus is not None, "DTYPE": TRITON_DTYPES[u.dtype], "BLOCK": ROW_BLOCK}
-        with on(u.device):
-            _row_term[(len(u),)](u, v, subtracted, out, u.shape[1], v.shape[1], **constants)
-    return out
 
 
 def channel_sums(delta: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

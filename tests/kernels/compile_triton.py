@@ -71,11 +71,8 @@ def every_kernel() -> Iterator[dict[str, Any]]:
 
 def memory_edit_kernels(dtype: Any) -> Iterator[dict[str, Any]]:
     number = {"fp32": "*fp32", "fp64": "*fp64", "bf16": "*bf16"}[str(dtype)]
-    sizes = dict.fromkeys(("channels", "positions", "step_c", "step_l", "width", "width_v"), "i32")
+    sizes = dict.fromkeys(("channels", "positions", "step_c", "step_l"), "i32")
     tile = {"TILE_L": memory_edit.TILE[0], "TILE_C": memory_edit.TILE[1]}
-    rows = dict.fromkeys(("u", "v", "minus", "out"), number) | sizes
-    constants = {"ADD": 1.0, "HAS_MINUS": True, "DTYPE": dtype, "BLOCK": memory_edit.ROW_BLOCK}
-    yield compile_kernel(memory_edit._row_term, rows, constants)
     sums = {"delta": number, "u": number, "sums": "*fp64", "products": "*fp64"} | sizes
     yield compile_kernel(memory_edit._channel_sums, sums, tile)
     affine = {"u": number, "v": number, "out": number, "scale": "*fp64", "p": "*fp64", "q": "*fp64"} | sizes

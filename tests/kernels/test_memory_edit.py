@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import pcl_kernels
-from pcl_kernels import _C, channel_affine, channel_sums, row_term, sample_conv, sample_conv_transpose
+from pcl_kernels import _C, channel_affine, channel_sums, sample_conv, sample_conv_transpose
 from pcl_kernels.memory_edit import op, reference
 from tests.kernels.backends import BACKENDS  # before triton: tells it to interpret where there is no GPU
 
@@ -32,9 +32,9 @@ def _interpret(patch: pytest.MonkeyPatch) -> str:
     gpu = pytest.importorskip("pcl_kernels.memory_edit.triton")
     if torch.cuda.is_available():
         pytest.skip("runs on the device instead")
-    for name in ("row_term", "sample_conv", "channel_sums", "channel_affine"):
-        cpu = {"row_term": "_row_term_cpu", "sample_conv": "_sample_conv_cpu", "channel_sums": "_sums_cpu"}
-        patch.setattr(op, cpu.get(name, "_affine_cpu"), getattr(gpu, name))
+    patch.setattr(op, "_sums_cpu", gpu.channel_sums)
+    patch.setattr(op, "_affine_cpu", gpu.channel_affine)
+    patch.setattr(op, "_sample_conv_cpu", gpu.sample_conv)
     patch.setattr(op, "_transpose_cpu", gpu.sample_conv_transpose)
     return "cpu"
 
@@ -67,39 +67,6 @@ def assert_rounded_once(found: Tensor, expected: Tensor, scale: Tensor) -> None:
     eps = torch.finfo(found.dtype).eps
     bound = eps * expected.double().abs() + 1e-14 * scale + torch.finfo(found.dtype).tiny * eps
     assert ((found.double() - expected.double()).abs() <= bound).all()
-
-
-# ---- row_term
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("rows", "width", "width_v"), [(1, 1, 1), (5, 7, 19), (3, 40, 8), (2, 1100, 1030), (0, 3, 4)])
-def test_row_term(dtype: torch.dtype, rows: int, width: int, width_v: int, device: str) -> None:
-    u, v, minus = (numbers(*s, dtype=dtype, seed=i) for i, s in enumerate([(rows, width), (rows, width_v), (width,)]))
-    for add, m in ((0.0, None), (1.0, minus), (2.5, minus)):
-        expected = reference.row_term(u, v, add=add, minus=m)
-        found = row_term(u.to(device), v.to(device), add=add, minus=None if m is None else m.to(device))
-        scale = (v.double().square().sum(1, keepdim=True) + add) * u.double().abs() + minus.double().abs()
-        assert_rounded_once(found.cpu(), expected, scale)
-
-
-def test_row_term_of_huge_and_tiny_numbers(device: str) -> None:
-    u, v = numbers(4, 33, seed=1).float(), numbers(4, 65, seed=2).float()
-    v = v * torch.tensor([1e-18, 1e-3, 1e18, 0.0])[:, None]  # squares beyond float32 in both directions
-    u = u * torch.tensor([1e30, 1.0, 1e-30, 1.0])[:, None]
-    expected = reference.row_term(u, v)
-    assert torch.isfinite(expected).all()
-    assert_rounded_once(row_term(u.to(device), v.to(device)).cpu(), expected, expected.double().abs())
-
-
-def test_row_term_of_other_memory(device: str) -> None:
-    u, v, minus = (
-        numbers(6, 9, device=device).T,
-        numbers(6, 9, seed=1, device=device).T,
-        numbers(12, device=device)[::2],
-    )
-    expected = reference.row_term(u, v, minus=minus)
-    assert torch.allclose(row_term(u, v, minus=minus), expected, rtol=1e-14)
 
 
 # ---- channels
@@ -204,9 +171,7 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            found.append(
-                [*sample_conv(a, delta, minus, **options), *channel_sums(a, a), row_term(a[:, 0, 0], a[:, 1, 0])]
-            )
+            found.append([*sample_conv(a, delta, minus, **options), *channel_sums(a, a)])
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(x, y) for other in found[1:] for x, y in zip(found[0], other, strict=True))
@@ -220,7 +185,6 @@ def arguments() -> dict[str, tuple[Any, ...]]:
     v, _ = reference.sample_conv(a, delta, minus, **options)
     pairs = [list(options.get(name, (1, 1))) for name in ("kernel_size", "stride", "padding", "dilation")]
     return {
-        "row_term": (numbers(3, 4), numbers(3, 5), 1.0, numbers(4)),
         "sample_conv": (a, delta, minus, *pairs),
         "sample_conv_transpose": (v, delta, [6, 7], *pairs[1:]),
         "channel_sums": (a, a),
@@ -235,20 +199,17 @@ def test_torch_accepts_the_op(name: str) -> None:
 
 
 def test_compile_traces_through() -> None:
-    u, v = numbers(3, 4), numbers(3, 5)
-    traced = torch.compile(lambda u, v: row_term(u, v, add=1.0) + 1, backend="eager", fullgraph=True)
-    assert torch.equal(traced(u, v), row_term(u, v, add=1.0) + 1)
+    delta, u = numbers(3, 4, 5), numbers(3, 4, 5, seed=1)
+    traced = torch.compile(lambda a, b: channel_sums(a, b)[1] + 1, backend="eager", fullgraph=True)
+    assert torch.equal(traced(delta, u), channel_sums(delta, u)[1] + 1)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "word"),
     [
-        (lambda x: row_term(x[0], x), ValueError, "u: expected 2 dimensions"),
-        (lambda x: row_term(x, x[:2]), ValueError, "one row a sample each, got 3 and 2"),
-        (lambda x: row_term(x, x, minus=x[0, :2]), ValueError, "one number a column of u, 3"),
-        (lambda x: row_term(x, x.float()), TypeError, r"v: expected torch\.float64"),
-        (lambda x: row_term(x.int(), x), TypeError, "u: expected one of"),
-        (lambda x: row_term([1.0], x), TypeError, "u: expected a tensor, got list"),
+        (lambda x: channel_sums(x, x.float()), TypeError, r"u: expected torch\.float64"),
+        (lambda x: channel_sums(x.int(), x), TypeError, "delta: expected one of"),
+        (lambda x: channel_sums([1.0], x), TypeError, "delta: expected a tensor, got list"),
         (lambda x: channel_sums(x, x[:2]), ValueError, "must have delta's shape"),
         (lambda x: channel_sums(x[0], x[0]), ValueError, "at least 2 dimensions"),
         (lambda x: channel_affine(x, x[0].float(), x, x, x), ValueError, r"scale must be \(3,\) float64"),
@@ -277,5 +238,5 @@ def test_errors_name_the_argument(call: Callable[[Tensor], object], error: type[
 
 
 def test_all_are_public() -> None:
-    names = {"row_term", "channel_sums", "channel_affine", "sample_conv", "sample_conv_transpose"}
+    names = {"channel_sums", "channel_affine", "sample_conv", "sample_conv_transpose"}
     assert names <= set(pcl_kernels.__all__)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from pcl.gradients.sweep.nodes import Values, plus
 from pcl.gradients.sweep.patch_gramians import Geometry, by_patches, by_patches_transposed, gramians_are_cheaper
-from pcl_kernels import channel_affine, channel_sums, row_term, sample_conv, sample_conv_transpose
+from pcl_kernels import channel_affine, channel_sums, sample_conv, sample_conv_transpose
 
 
 class Shared(Protocol):
@@ -46,8 +46,9 @@ class Linear:
     def r_forward(self, r: Values) -> Values:
         own = None
         if self._delta is not None and self._w is not None:
-            minus = None if self._c is None else self._c.direction
-            own = row_term(self._delta, self._a, add=0.0 if self._c is None else 1.0, minus=minus)
+            own = self._delta * (_squared_norms(self._a) + (0 if self._c is None else 1))
+            if self._c is not None and self._c.direction is not None:
+                own -= self._c.direction
             if self._w.direction is not None:
                 own.addmm_(self._a, self._w.direction.T, alpha=-1)
         elif self._delta is not None and self._c is not None:
@@ -57,10 +58,14 @@ class Linear:
     def r_backward(self, r_deltas: Values) -> Values:
         own = None
         if self._delta is not None and self._w is not None:
-            own = row_term(self._a, self._delta)
+            own = self._a * _squared_norms(self._delta)
             if self._w.direction is not None:
                 own.addmm_(self._delta, self._w.direction, alpha=-1)
         return [_plus_product(own, r_deltas[0], self._weight)]
+
+
+def _squared_norms(rows: Tensor) -> Tensor:
+    return rows.square().sum(dim=1, keepdim=True)
 
 
 def _plus_product(own: Tensor | None, left: Tensor | None, right: Tensor) -> Tensor | None:
