@@ -51,10 +51,27 @@ struct ConeProblem {
         Outcome done = minimise(a, k, work.nv, {false, eps});
         if (!done.solved && sizeof(T) == sizeof(double))
             done.solved = solve_exactly(k, C, ld, q, false, x, done.pivots);
-        // -qᵀx >= -|Σ q_ix_i| falls without end along a direction in which xᵀCx does not grow
-        double length = 0;
-        for (int i = 0; i < k; ++i) length += x[i];
-        if (!(length < 1.0 / (1024 * eps))) return Status::unbounded;
+        // Rounding makes the G of dependent gradients indefinite and puts b a little off its range: then x may be as
+        // long as it likes, or no minimiser at all. A ridge above the rounding bounds the problem, and is better unless
+        // G is truly near singular. Where even then x is long, b is far off: the objective falls without end.
+        const double off = error(C, ld, q, x, eps);
+        if (!(off < 4096 * k * eps)) {
+            const double ridge = 64 * k * eps;
+            std::copy(x, x + k, out);
+            for (int i = 0; i < k; ++i) C[i * ld + i] += ridge;
+            const Outcome bounded = minimise(a, k, work.nv, {false, eps});
+            for (int i = 0; i < k; ++i) C[i * ld + i] -= ridge;
+            double length = 0;
+            for (int i = 0; i < k; ++i) length += x[i];
+            if (error(C, ld, q, x, eps) < off || off != off)
+                done = bounded;
+            else
+                std::copy(out, out + k, x);
+            if (!(error(C, ld, q, x, eps) < std::sqrt(eps))) {
+                if (!(ridge * length < std::sqrt(eps))) return Status::unbounded;
+                done.solved = false;
+            }
+        }
         for (int i = 0; i < k; ++i) out[i] = x[i] * pow2(e[i]) * pow2(E);
         const Status status = done.solved ? Status::solved : Status::inexact;
         if (info.gap) info.write(n, k, out, gap(C, ld, q, x) * pow2(E) * pow2(E), done.pivots, status);
@@ -62,6 +79,19 @@ struct ConeProblem {
     }
 
   private:
+    // How far x is from the optimality conditions w = Cx - q >= 0, and w = 0 where x > 0, rounding included; NaN where
+    // x is not finite.
+    double error(const double* C, long ld, const double* q, const double* x, double eps) const {
+        double worst = 0, length = 0;
+        for (int i = 0; i < work.k; ++i) {
+            double w = -q[i];
+            for (int j = 0; j < work.k; ++j) w += C[i * ld + j] * x[j];
+            worst = std::fmax(worst, x[i] > 0 ? std::fabs(w) : -w);
+            length += x[i];
+        }
+        return length - length == 0 ? std::fmax(worst, work.k * eps * length) : length - length;
+    }
+
     // pcl_kernels.cone_qp has the formula; w = Cx - q here.
     double gap(const double* C, long ld, const double* q, const double* x) const {
         double slack = 0, violation = 0, longest = 0;

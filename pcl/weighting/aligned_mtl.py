@@ -24,4 +24,5 @@ class AlignedMTL(Stateless):
         counts = values > 1e-12 * values[-1]
         least = torch.where(counts, values, torch.inf).amin()
         root = torch.where(counts, (least / values).sqrt(), 0.0)
-        return vectors @ (root * vectors.sum(dim=0)) / len(tasks)
+        weights: Tensor = vectors @ (root * vectors.sum(dim=0)) / len(tasks)
+        return weights
