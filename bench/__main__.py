@@ -9,6 +9,7 @@ import bench.gramian
 import bench.memory_edit
 import bench.overhead
 import bench.simplex_qp
+import bench.steps
 from bench.common import machine
 
 PREFACE = """# Benchmarks
@@ -20,6 +21,10 @@ times, and only within one table. A peer that is not installed is left out. On a
 - `read` is the time to read the gradients' bytes once with the same threads, the floor of `gramian`; "of read speed"
   is that floor over our time.
 - `read+update` reads the k gradients and updates m parameters once, the floor of the fused updates.
+- a whole step: `floor` is the forward and backward flops of the plain step at the rate of a large matrix product; plain
+  runs every task's batch and sums the losses, "one batch" runs them as one. EMGD is `task_gradients(strategy="auto")`;
+  "k grads" calls `autograd.grad` k times and forms J @ J.T.
+- peak memory is resident memory (VmHWM) of a process of its own, with a malloc that gives memory back at once.
 - memory_edit: "floor by flops" is the sweep's matrix products over those of a training step, two products for every
   one that a step makes, and the per-sample kernels of convolutions; "÷ training step" is against the model as it is,
   though the sweep works in channels-last memory, in which a convolutional training step is faster too.
@@ -31,7 +36,7 @@ times, and only within one table. A peer that is not installed is left out. On a
 def main() -> None:
     """Run all and write the page."""
     page = io.StringIO()
-    modules = (bench.simplex_qp, bench.gramian, bench.combine, bench.overhead, bench.memory_edit)
+    modules = (bench.simplex_qp, bench.gramian, bench.combine, bench.overhead, bench.memory_edit, bench.steps)
     for module in modules:
         part = io.StringIO()
         with contextlib.redirect_stdout(part):

@@ -2,7 +2,7 @@
 
 * gramian: bytes read a second, beside the bandwidth of a device-to-device copy (read plus write) in the same
   run
-* simplex_qp: time on the stream of one problem, by replays of a CUDA graph
+* the small problems: time on the stream of a batch of one and of 1,024, by replays of a CUDA graph
 * a whole weighting step: host synchronisations, which must be none
 
 Prints a table and writes bench/results/<device>.json. Without a CUDA device it says so and ends well.
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bench.common import machine, table
-from pcl_kernels import combine, gramian, simplex_qp
+from pcl_kernels import cagrad_dual, combine, cone_qp, gramian, imtl_g, nash_mtl, simplex_qp
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -82,14 +82,21 @@ def bench_gramian(copy: float) -> list[dict[str, float | int | str]]:
     return rows
 
 
-def bench_simplex_qp() -> list[dict[str, float | int | str]]:
+def bench_small_problems() -> list[dict[str, float | int | str]]:
     rows: list[dict[str, float | int | str]] = []
     for k in (2, 5, 10, 20, 40, 64):
         for batch in (1, 1024):
             j = torch.randn(batch, k, k + 3, device="cuda", dtype=torch.float64)
-            gram, sigma = j @ j.mT, torch.rand(k, device="cuda", dtype=torch.float64) + 0.1
-            took = seconds_on_stream(lambda gram=gram, sigma=sigma: simplex_qp(gram, sigma))
-            rows.append({"k": k, "batch": batch, "µs": took * 1e6, "µs a problem": took * 1e6 / batch})
+            gram, vector = j @ j.mT, torch.rand(k, device="cuda", dtype=torch.float64) + 0.1
+            ops: dict[str, Callable[[], object]] = {
+                "simplex_qp": lambda gram=gram, sigma=vector: simplex_qp(gram, sigma),
+                "cone_qp": lambda gram=gram, b=-vector: cone_qp(gram, b),
+                "cagrad_dual": lambda gram=gram: cagrad_dual(gram),
+                "nash_mtl": lambda gram=gram: nash_mtl(gram),
+                "imtl_g": lambda gram=gram: imtl_g(gram),
+            }
+            took = {op: seconds_on_stream(run) * 1e6 for op, run in ops.items()}
+            rows.append({"k": k, "batch": batch, **{f"{op} µs": t for op, t in took.items()}})
     return rows
 
 
@@ -118,7 +125,7 @@ def main() -> None:
         return
     name = torch.cuda.get_device_name()
     copy = copy_bandwidth()
-    results = {"gramian": bench_gramian(copy), "simplex_qp": bench_simplex_qp()}
+    results = {"gramian": bench_gramian(copy), "small problems": bench_small_problems()}
     print(f"{name}, copy {copy * 1e-9:.0f} GB/s; {machine()}")
     for title, rows in results.items():
         table(title, list(rows[0]), [list(row.values()) for row in rows])

@@ -1,12 +1,14 @@
 """simplex_qp beside the solvers that people use today: `python -m bench.simplex_qp`.
 
 Every peer solves the same problems in the same run, from arrays already converted for it. The time of ours is
-the whole Python call from tensors to tensors. Peers that are not installed are left out, with a word.
+the whole Python call from tensors to tensors. Peers that are not installed are left out, with a word; `pip install
+qpth qpax` brings the two batched ones that the bench extra leaves out for their size.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -68,15 +70,21 @@ def qpth_peer(gram: Tensor) -> Callable[[], Any]:
     qp = importlib.import_module("qpth.qp").QPFunction(verbose=-1, check_Q_spd=False)
     n, k, _ = gram.shape
     eye = torch.eye(k, dtype=torch.float64)
-    args = (
-        2 * gram,
-        torch.zeros(n, k),
-        -eye.expand(n, k, k),
-        torch.zeros(n, k),
-        torch.ones(n, 1, k),
-        torch.ones(n, 1),
-    )
-    return lambda: qp(*(a.double() for a in args))
+    zeros, ones = torch.zeros(n, k, dtype=torch.float64), torch.ones(n, 1, k, dtype=torch.float64)
+    args = 2 * gram, zeros, -eye.expand(n, k, k), zeros, ones, ones[..., 0]
+    return lambda: qp(*args)
+
+
+def qpax_peer(gram: Tensor) -> Callable[[], Any]:
+    # read when jax starts: as many threads as the others have
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    jax, qpax = importlib.import_module("jax"), importlib.import_module("qpax")
+    jax.config.update("jax_enable_x64", True)
+    k = gram.shape[-1]
+    rest = np.zeros(k), np.ones((1, k)), np.ones(1), -np.eye(k), np.zeros(k)
+    solve = jax.jit(jax.vmap(lambda matrix: qpax.solve_qp_primal(matrix, *rest)))
+    matrices = jax.numpy.asarray(2 * gram.numpy())
+    return lambda: solve(matrices).block_until_ready()
 
 
 SINGLE_PEERS: dict[str, Solver] = {"quadprog": quadprog_peer, "torchjd": torchjd_peer}
@@ -84,6 +92,7 @@ BATCH_PEERS: dict[str, Solver] = {
     "quadprog loop": quadprog_peer,
     "ProxQP loop": proxqp_peer,
     "qpth": qpth_peer,
+    "qpax": qpax_peer,
 }
 
 

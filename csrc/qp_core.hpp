@@ -21,6 +21,10 @@
 #include <cstring>
 #include <limits>
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 namespace pcl::PCL_ISA {
 
 #if defined(__AVX512F__)
@@ -46,6 +50,35 @@ inline double sum(V a) {
     double s = 0;
     for (int i = 0; i < W; ++i) s += a[i];
     return s;
+}
+
+// Bit i is lane i of a mask.
+inline unsigned bits(M mask) {
+#if defined(__AVX512DQ__)
+    return _mm512_movepi64_mask(__m512i(mask));
+#elif defined(__AVX__)
+    return unsigned(_mm256_movemask_pd(__m256d(mask)));
+#else
+    unsigned b = 0;
+    for (int i = 0; i < W; ++i) b |= unsigned(mask[i] & 1) << i;
+    return b;
+#endif
+}
+
+inline double lowest(V a) {
+    typedef double Half __attribute__((vector_size(W * 4)));
+    double low;
+    if (W > 2) {
+        Half lower, upper;
+        std::memcpy(&lower, &a, sizeof(Half));
+        std::memcpy(&upper, reinterpret_cast<const char*>(&a) + sizeof(Half), sizeof(Half));
+        lower = upper < lower ? upper : lower;
+        low = lower[0];
+        for (int i = 1; i < W / 2; ++i) low = lower[i] < low ? lower[i] : low;
+    } else {
+        low = a[1] < a[0] ? a[1] : a[0];
+    }
+    return low;
 }
 
 constexpr double inf = std::numeric_limits<double>::infinity();
@@ -139,22 +172,19 @@ struct Core {
     template <class Score>
     int argmin(Score score, double& smallest) const {
         V best = splat(inf);
-        M index = splat(std::int64_t(-1)), number = lane_numbers();
         for (int j = 0; j < nv(); ++j) {
             const V s = score(j);
-            const M less = s < best;
-            best = less ? s : best;
-            index = less ? number + j * W : index;
+            best = s < best ? s : best;
         }
-        double b = best[0];
-        std::int64_t at_b = index[0];
-        for (int i = 1; i < W; ++i) {
-            const bool take = best[i] < b || (best[i] == b && index[i] < at_b);
-            b = take ? best[i] : b;
-            at_b = take ? index[i] : at_b;
+        smallest = lowest(best);
+        if (smallest == inf) return -1;
+        if (NV * W <= 64) {  // all lanes at once: the branch of a search would be guessed wrong
+            std::uint64_t found = 0;
+            for (int j = 0; j < NV; ++j) found |= std::uint64_t(bits(score(j) == smallest)) << (j * W);
+            if (NV) return __builtin_ctzll(found);
         }
-        smallest = b;
-        return int(at_b);
+        for (int j = 0;; ++j)
+            if (const unsigned found = bits(score(j) == smallest)) return j * W + __builtin_ctz(found);
     }
 
     // The variable of S that reaches zero first when r grows, and how far r may grow until then.
@@ -168,6 +198,14 @@ struct Core {
             way);
     }
 
+    // True where every variable of S stays above zero when r grows by `way`.
+    bool can_grow(int r, double way) const {
+        const V* Tr = row(a.T, r);
+        M below = {};
+        for (int j = 0; j < nv(); ++j) below |= a.free[j] & (a.v[j] - way * Tr[j] < 0.0);
+        return !bits(below);
+    }
+
     // Pivot until no multiplier of N lies below -tol_w; false where the count of pivots says that rounding
     // leads in circles.
     bool pivot() {
@@ -179,19 +217,20 @@ struct Core {
             double xr = 0;
             for (bool inside = false; !inside && sweeps < limit;) {
                 V* Tr = row(a.T, r);
-                double theta;
-                const int leaving = first_to_leave(r, theta);
-                double d = at(Tr, r);
-                if (d < 0.25 * ridge && theta == inf) d = at(Tr, r) = ridge;
-                const double full = d < 0.25 * ridge ? inf : -at(a.v, r) / d;
-                inside = full <= theta;
-                if (inside) theta = full;
-                else if (leaving < 0) return false;  // NaN: the tableau has broken down
+                const double d = at(Tr, r);
+                double theta = -at(a.v, r) / d;
+                int leaving = r;
+                inside = d >= 0.25 * ridge && can_grow(r, theta);
+                if (!inside) {
+                    leaving = first_to_leave(r, theta);
+                    inside = leaving < 0 && d < 0.25 * ridge;
+                    if (inside) at(Tr, r) = ridge, theta = -at(a.v, r) / ridge, leaving = r;
+                    if (leaving < 0) return false;  // NaN: the tableau has broken down
+                }
                 for (int j = 0; j < nv(); ++j) a.v[j] += theta * a.sign[j] * Tr[j];
                 xr += theta;
-                if (inside) at(a.v, r) = xr;
-                else at(a.v, leaving) = 0.0;
-                sweep(inside ? r : leaving, inside);
+                at(a.v, leaving) = inside ? xr : 0.0;
+                sweep(leaving, inside);
             }
         }
         return false;
@@ -287,16 +326,25 @@ struct Core {
     // A multiplier of N that is zero up to rounding could be a little negative. Entering would then gain at most
     // |w_i| times the way until a variable blocks, and at most |w_i|/q_i since the objective (1 - t)/t is convex.
     // For equal gradients that is nothing; for opposite ones with tiny q_i (huge norms, small σ), which would
-    // carry huge x_i, it may be everything.
+    // carry huge x_i, it may be everything. The same goes for a direction within S along which C is zero: the column
+    // of T of any variable with a part in it points there, since 1/ridge is what A_SS⁻¹ makes of it.
     bool gain_in_doubt(double scale) const {
         const double eps = std::numeric_limits<double>::epsilon(), noise = eps * scale;
         if (!set.rank1 || set.eps > eps || 1.0 - t <= eps) return false;
         for (int i = 0; i < k; ++i) {
-            if (!at(a.bound, i) || at(a.v, i) >= noise) continue;
             double way;
-            first_to_leave(i, way);
-            const double loss = std::fmin(at(a.v, i), 0.0) - noise;
-            if (-loss * std::fmin(way, 1.0 / at(a.q, i)) > 5 * noise) return true;
+            if (at(a.bound, i) && at(a.v, i) < noise) {
+                first_to_leave(i, way);
+                const double loss = std::fmin(at(a.v, i), 0.0) - noise;
+                if (-loss * std::fmin(way, 1.0 / at(a.q, i)) > 5 * noise) return true;
+            }
+            const double inverse = at(a.free, i) ? -at(row(a.T, i), i) : 0.0;
+            if (inverse * ridge > 1e-3) {
+                V qn = {};
+                for (int j = 0; j < nv(); ++j) qn += a.free[j] ? a.q[j] * row(a.T, i)[j] : V{};
+                first_to_leave(i, way);
+                if (std::fmin(way, 1.0 / std::fabs(sum(qn))) * inverse > 5) return true;
+            }
         }
         return false;
     }

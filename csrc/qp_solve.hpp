@@ -66,6 +66,12 @@ inline int exponent(double a) {
     return e ? e - 1023 : std::ilogb(a);
 }
 
+inline std::int64_t bits_of(double a) {
+    std::int64_t b;
+    std::memcpy(&b, &a, 8);
+    return b;
+}
+
 // C = DGD with D the powers of two that bring the diagonal into [1, 4); zero rows stay zero. Only the symmetric
 // part of G counts. Returns false where an entry is NaN or infinite. e[i] is the exponent of D_ii.
 template <class T>
@@ -86,10 +92,10 @@ bool scale_gramian(const T* G, int k, const Arrays& a, int nv, int* e, double* d
 #pragma omp simd reduction(+ : poison)
         for (int j = 0; j < k; ++j) poison += Ci[j] - Ci[j];
     }
-    int symmetric = 1;
+    std::int64_t unequal = 0;  // bits compare faster than numbers; 0 and -0 only cost the work below
     for (int i = 1; i < k; ++i)
-        for (int j = 0; j < i; ++j) symmetric &= int(C[i * ld + j] == C[j * ld + i]);
-    for (int i = 1; i < k && !symmetric; ++i)
+        for (int j = 0; j < i; ++j) unequal |= bits_of(C[i * ld + j]) ^ bits_of(C[j * ld + i]);
+    for (int i = 1; i < k && unequal; ++i)
         for (int j = 0; j < i; ++j) C[i * ld + j] = C[j * ld + i] = 0.5 * (C[i * ld + j] + C[j * ld + i]);
     return poison == 0.0;
 }
@@ -107,10 +113,11 @@ long for_each_problem(long batch, int k, int threads, const Solve& solve) {
         }
         return failed;
     }
+    const long share = batch / (8 * threads);  // taking many small ones costs more than the smallest problems do
 #pragma omp parallel num_threads(threads)
     {
         Problem problem(k);
-#pragma omp for schedule(dynamic, 16)
+#pragma omp for schedule(dynamic, share < 16 ? 16 : share)
         for (long n = 0; n < batch; ++n) {
             const Status status = solve(problem, n);
             if (refused(status)) {

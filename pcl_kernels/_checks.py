@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_f64, _f32 = torch.float64, torch.float32
+
 
 def check_gram(gram: Tensor) -> None:
     """(k, k) or (B, k, k), float32 or float64."""
@@ -32,6 +34,26 @@ def check_vector(name: str, value: Tensor, gram: Tensor) -> None:
         raise TypeError(f"{name}: expected a floating dtype, got {value.dtype}. Convert it with .double()")
     if value.device != gram.device:
         raise ValueError(f"{name}: expected device {gram.device} as gram, got {value.device}. Use .to(gram.device)")
+
+
+def direct_sizes(gram: Tensor) -> tuple[int, int] | None:
+    """(batch, k) of a `gram` that compiled code can take as it lies; None where it needs a longer look."""
+    shape = gram.shape
+    dtype = gram.dtype
+    if len(shape) == 2:
+        batch, (rows, k) = 1, shape
+    elif len(shape) == 3:
+        batch, rows, k = shape
+    else:
+        return None
+    if rows != k or k == 0 or not gram.is_contiguous() or (dtype is not _f64 and dtype is not _f32):
+        return None
+    return batch, k
+
+
+def empty_rows(gram: Tensor, batch: int, k: int) -> Tensor:
+    """(k,) or (batch, k), float64. A number is a shape that torch reads in half the time of a sequence's."""
+    return torch.empty(k, dtype=_f64) if gram.dim() == 2 else torch.empty((batch, k), dtype=_f64)
 
 
 def threads_for(batch: int, k: int) -> int:

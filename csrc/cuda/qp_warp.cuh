@@ -192,11 +192,20 @@ PCL_DEVICE bool gain_in_doubt(const Solver<double>& s, double scale) {
     const double noise = DBL_EPSILON * scale;
     if (!in.rank1 || in.eps > DBL_EPSILON || 1.0 - s.t <= DBL_EPSILON) return false;
     for (int i = 0; i < in.k; ++i) {
-        if (s.free[i] || s.v[i] >= noise) continue;
         double way;
-        s.first_to_leave(i, way);
-        const double loss = fmin(s.v[i], 0.0) - noise;
-        if (-loss * fmin(way, 1.0 / in.q(i)) > 5 * noise) return true;
+        if (!s.free[i] && s.v[i] < noise) {
+            s.first_to_leave(i, way);
+            const double loss = fmin(s.v[i], 0.0) - noise;
+            if (-loss * fmin(way, 1.0 / in.q(i)) > 5 * noise) return true;
+        }
+        const double inverse = s.free[i] ? -s.T[i * in.k + i] : 0.0;
+        if (inverse * s.ridge > 1e-3) {
+            double qn = 0;
+            for (int j = lane(); j < in.k; j += LANES) qn += s.free[j] ? in.q(j) * s.T[i * in.k + j] : 0.0;
+            qn = sum(qn);
+            s.first_to_leave(i, way);
+            if (fmin(way, 1.0 / fabs(qn)) * inverse > 5) return true;
+        }
     }
     return false;
 }

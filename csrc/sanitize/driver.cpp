@@ -12,8 +12,8 @@
 
 #include "../isa.hpp"
 #include "../optimizers.hpp"
+#include "../qp_info.hpp"
 #include "../simd.hpp"
-#include "../simplex_qp.hpp"
 
 namespace pcl {
 using Addresses = std::vector<std::uintptr_t>;
@@ -26,10 +26,12 @@ PCL_EVERY_ISA(
     void combine_adamw(const Gradients&, const double*, const Addresses&, const Addresses&, const Addresses&,
                        const Adam&, int);
     std::uint64_t read_bytes(const Addresses&, const std::vector<std::int64_t>&, int);
-    long simplex_qp(const void*, bool, const double*, long, double*, const SimplexInfo&, long, int, int);
-    long cone_qp(const void*, bool, const double*, long, double*, std::int32_t*, std::int32_t*, long, int, int);
-    long cagrad_dual(const void*, bool, double, double*, std::int32_t*, long, int, int);
-    long nash_mtl(const void*, bool, double*, std::int32_t*, long, int, int);)
+    long simplex_qp(const void*, bool, const double*, long, double*, const QpInfo&, long, int, int);
+    long cone_qp(const void*, bool, const double*, long, double*, const QpInfo&, long, int, int);
+    long cagrad_dual(const void*, bool, double, double*, const QpInfo&, long, int, int);
+    long nash_mtl(const void*, bool, double*, const SystemInfo&, long, int, int);
+    long imtl_g(const void*, bool, double*, const SystemInfo&, long, int, int);
+    void semidefinite_solve(const double*, const double*, double*, double, long, int, int, int);)
 
 namespace {
 
@@ -189,13 +191,20 @@ void small_problems(int k, int family, long batch, int threads, bool info, unsig
     const double tolerance = 1e4 * std::numeric_limits<T>::epsilon();
     const auto forget = [&] { std::fill_n(x.data(), batch * k, std::nan("")); };
 
+    const QpInfo evidence = info ? QpInfo{gap.data(), active.data(), pivots.data(), status.data()} : QpInfo{};
+    const SystemInfo residuals = info ? SystemInfo{gap.data(), status.data()} : SystemInfo{};
+    // gaps are in units of the objective, which is about that of the first gradient here
+    const auto certified = [&](const char* what, double limit) {
+        for (long n = 0; n < batch && info && family == random_full; ++n)
+            check(gap[n] <= limit * double(G[n * kk]) && status[n] == 0, what, k, family);
+    };
+
     for (bool with_sigma : {false, true}) {
         forget();
-        const SimplexInfo evidence{gap.data(), active.data(), pivots.data(), status.data()};
         const double* s = with_sigma ? sigma.data() : nullptr;
         const long stride = info ? k : 0;
         const long failed = PCL_BEST(simplex_qp)(G.data(), is_float, s, stride, x.data(),
-                                                 info ? evidence : SimplexInfo{}, batch, k, threads);
+                                                 evidence, batch, k, threads);
         check((failed >= 0) == bad, "simplex_qp: status", k, family);
         for (long n = 0; n < batch && !bad; ++n) {
             double total = 0, f = 0, least = std::numeric_limits<double>::infinity();
@@ -211,8 +220,7 @@ void small_problems(int k, int family, long batch, int threads, bool info, unsig
 
     for (std::int64_t i = 0; i < b.size(); ++i) b[i] = 0.01 * (random() % 300) - 2;
     forget();
-    const long failed = PCL_BEST(cone_qp)(G.data(), is_float, b.data(), k, x.data(), info ? pivots.data() : nullptr,
-                                          info ? status.data() : nullptr, batch, k, threads);
+    const long failed = PCL_BEST(cone_qp)(G.data(), is_float, b.data(), k, x.data(), evidence, batch, k, threads);
     check(!bad || failed >= 0, "cone_qp: status", k, family);
     for (long n = 0; n < batch && family == random_full; ++n)
         for (int i = 0; i < k; ++i) {
@@ -222,22 +230,47 @@ void small_problems(int k, int family, long batch, int threads, bool info, unsig
 
     for (double c : {0.0, 0.5}) {
         forget();
-        check((PCL_BEST(cagrad_dual)(G.data(), is_float, c, x.data(), status.data(), batch, k, threads) >= 0) == bad,
+        check((PCL_BEST(cagrad_dual)(G.data(), is_float, c, x.data(), evidence, batch, k, threads) >= 0) == bad,
               "cagrad_dual: status", k, family);
         for (long n = 0; n < batch && !bad; ++n) {
             double total = 0;
             for (int i = 0; i < k; ++i) total += x[n * k + i];
             check(std::fabs(total - 1) < 1e-12, "cagrad_dual: sum", k, family);
         }
+        certified("cagrad_dual: gap", tolerance);
     }
 
     forget();
-    const long none = PCL_BEST(nash_mtl)(G.data(), is_float, x.data(), status.data(), batch, k, threads);
+    const long none = PCL_BEST(nash_mtl)(G.data(), is_float, x.data(), residuals, batch, k, threads);
     check((none >= 0) == bad, "nash_mtl: status", k, family);
     for (long n = 0; n < batch && family == random_full; ++n)
         for (int i = 0; i < k; ++i)
             check(std::fabs(x[n * k + i] * times_G(n, i) - 1) < tolerance, "nash_mtl: optimality", k, family);
-    calls += 6;
+    certified("nash_mtl: residual", tolerance);
+
+    forget();
+    const long unequal = PCL_BEST(imtl_g)(G.data(), is_float, x.data(), residuals, batch, k, threads);
+    check((unequal >= 0) == bad, "imtl_g: status", k, family);
+    for (long n = 0; n < batch && family == random_full; ++n) {
+        double total = 0, size = 0;
+        for (int i = 0; i < k; ++i) total += x[n * k + i], size += std::fabs(x[n * k + i]);
+        check(std::fabs(total - 1) <= 1e-12 * size, "imtl_g: sum", k, family);
+    }
+    certified("imtl_g: residual", tolerance);
+
+    if constexpr (!std::is_same_v<T, float>) {
+        const int rows = 2;
+        Exact<double> right(batch * rows * k), solution(batch * rows * k);
+        for (std::int64_t i = 0; i < right.size(); ++i) right[i] = 0.01 * (random() % 300) - 2;
+        PCL_BEST(semidefinite_solve)(G.data(), right.data(), solution.data(), 1e-12, batch, k, rows, threads);
+        for (long n = 0; n < batch * rows && family == random_full; ++n)
+            for (int i = 0; i < k; ++i) {
+                double r = right[n * k + i];
+                for (int j = 0; j < k; ++j) r -= G[n / rows * kk + i * k + j] * solution[n * k + j];
+                check(std::fabs(r) < 1e-8, "semidefinite_solve: residual", k, family);
+            }
+    }
+    calls += 8;
 }
 
 void all_dtypes(int k, const std::vector<std::int64_t>& sizes, int threads, bool holes, unsigned seed) {

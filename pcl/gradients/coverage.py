@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pcl.gradients.loop import loop
-from pcl.gradients.one_pass import OnePass, SegmentGradients
+from pcl.gradients.one_pass import OnePass, OnePassGradients
 from pcl.gradients.result import Gradient, TaskGradients
 from pcl.gradients.tape import Uncovered
 from pcl.gradients.workspace import Workspace
@@ -48,7 +48,8 @@ def why_not(
     (kind,) = kinds
     modes = tuple(module.training for module in root.modules())
     autocast = torch.is_autocast_enabled(kind[2].type)
-    key = (model, root, modes, tuple(map(id, shared)), *kind, autocast)
+    # a lambda is another object in every step, its code is not
+    key = (getattr(model, "__code__", model), root, modes, tuple(map(id, shared)), *kind, autocast)
     if key not in workspace.verdicts:
         verdict = _compare(losses, shared, own, model, inputs, root, autocast)
         if verdict is None:
@@ -101,7 +102,7 @@ def _compare(
             return "the model draws random numbers, as dropout does"
         buffers = [buffer.clone() for buffer in root.buffers()]
         restore()
-        found = SegmentGradients(tuple(two), OnePass(two, shared, own, model, of_two, root), shared, Workspace())
+        found = OnePassGradients(tuple(two), OnePass(two, shared, own, model, of_two, root), shared, Workspace())
         return _difference(expected, found, buffers, list(root.buffers()), autocast)
     except Uncovered as reason:
         return str(reason)

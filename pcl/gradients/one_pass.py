@@ -6,8 +6,8 @@ layers (see :mod:`pcl.gradients.tape`) give (a, delta) and not their summed grad
 
 - "segment" forms all task gradients from them, into buffers that are used again in every step, or keeps (a, delta)
   where the Gramian is cheaper by ghost products; see :mod:`pcl.gradients.splitting`.
-- "lowmem" forms only the Gramian, layer by layer, and gets the direction by a second backward pass with the weights
-  on the losses. Nothing of the size of k gradients is ever stored.
+- "lowmem" forms the Gramian alone, each weight's by parts, and keeps (a, delta), which take the place of what autograd
+  frees meanwhile. The direction is one weighted product per weight. Nothing of the size of k gradients is ever stored.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pcl.gradients.collectors import GramianOnly, Store, Total
+from pcl.gradients.collectors import Store
 from pcl.gradients.loop import add_to
 from pcl.gradients.result import Gradient, TaskGradients, weights_for
 from pcl.gradients.rows import Rows
@@ -24,7 +24,7 @@ from pcl.gradients.workspace import Workspace
 
 
 class OnePass:
-    """The forward pass of all tasks, and backward passes through it."""
+    """The forward pass of all tasks, and the backward pass through it."""
 
     def __init__(
         self,
@@ -52,28 +52,20 @@ class OnePass:
                 self._values.append(loss_of(leaf))
         self.losses = torch.stack([value.detach() for value in self._values])
 
-    def ones(self) -> list[Tensor]:
-        """The cotangents of the plain sum of the losses."""
-        return list(torch.ones_like(self.losses))
-
-    def backward(self, collector: Collector, cotangents: Sequence[Tensor | None], *, keep: bool) -> Gradient:
-        """Run backward; ``collector`` gets what the layers give. Returns the gradient of the own parameters.
-
-        Args:
-            cotangents: what each loss is multiplied with; None leaves it out.
-            keep: whether to keep the graph for another backward pass.
-        """
+    def backward(self, collector: Collector) -> Gradient:
+        """Run backward, once; ``collector`` gets what the layers give. Returns the gradient of the own parameters."""
         self._tape.collector = collector
-        values, wanted = [], [self._tape.anchor, *self._own, *self._shared]
-        for value, cotangent in zip(self._values, cotangents, strict=True):
-            values += [] if cotangent is None else [value * cotangent.to(value.dtype)]
+        wanted = [self._tape.anchor, *self._own, *self._shared]
         with torch.autocast(self._out.device.type, enabled=False):
-            found = _gradients(values, [*self._leaves, *wanted], None, keep)
-            deltas, total = found[: len(self._leaves)], list(found[len(self._leaves) :])
+            found = torch.autograd.grad(self._values, [*self._leaves, *wanted], allow_unused=True)
+            deltas = found[: len(self._leaves)]
+            total: Gradient = list(found[len(self._leaves) :])
             collector.idle = frozenset(i for i, delta in enumerate(deltas) if delta is None)
             if len(collector.idle) < len(deltas) and self._out.requires_grad:
-                filled = [torch.zeros_like(x) if d is None else d for x, d in zip(self._leaves, deltas, strict=True)]
-                add_to(total, _gradients([self._out], wanted, [torch.cat(filled)], keep))
+                blocks = [torch.zeros_like(x) if d is None else d for x, d in zip(self._leaves, deltas, strict=True)]
+                out, delta = self._out, torch.cat(blocks)
+                del found, deltas, blocks, self._leaves, self._values, self._out  # memory runs short in backward
+                add_to(total, torch.autograd.grad(out, wanted, delta, allow_unused=True))
             self._tape.finish()
         own, outside = total[1 : len(self._own) + 1], total[len(self._own) + 1 :]
         if any(gradient is not None for gradient in outside):
@@ -81,19 +73,15 @@ class OnePass:
         return own
 
 
-def _gradients(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor] | None, keep: bool
-) -> tuple[Tensor | None, ...]:
-    return torch.autograd.grad(outputs, inputs, cotangents, retain_graph=keep, allow_unused=True)
+class OnePassGradients(TaskGradients):
+    """The result of both strategies; "lowmem" without a workspace."""
 
-
-class SegmentGradients(TaskGradients):
-    """The result of "segment"."""
-
-    def __init__(self, tasks: Sequence[str], run: OnePass, shared: Sequence[Tensor], workspace: Workspace) -> None:
+    def __init__(
+        self, tasks: Sequence[str], run: OnePass, shared: Sequence[Tensor], workspace: Workspace | None
+    ) -> None:
         self.tasks, self.losses = tuple(tasks), run.losses
-        self._shared, self._store = list(shared), Store(len(tasks), workspace)
-        self.own = run.backward(self._store, run.ones(), keep=False)
+        self._shared, self._store = list(shared), Store(len(tasks), workspace, run.losses.device)
+        self.own = run.backward(self._store)
 
     def gramian(self) -> Tensor:
         """As :meth:`TaskGradients.gramian`."""
@@ -106,32 +94,3 @@ class SegmentGradients(TaskGradients):
     def each(self) -> list[Gradient]:
         """As :meth:`TaskGradients.each`."""
         return self._store.each(self._shared)
-
-
-class LowMemoryGradients(TaskGradients):
-    """The result of "lowmem". It holds the graph until it is dropped."""
-
-    def __init__(self, tasks: Sequence[str], run: OnePass, shared: Sequence[Tensor]) -> None:
-        self.tasks, self.losses = tuple(tasks), run.losses
-        self._shared, self._run = list(shared), run
-        found = GramianOnly(len(tasks))
-        self.own = run.backward(found, run.ones(), keep=True)
-        self._gram = found.gramian()
-
-    def gramian(self) -> Tensor:
-        """As :meth:`TaskGradients.gramian`."""
-        return self._gram
-
-    def combine(self, weights: Tensor | Sequence[float]) -> Gradient:
-        """As :meth:`TaskGradients.combine`, by one backward pass; call it before the parameters change."""
-        return self._sum(list(weights_for(self.losses, weights)))
-
-    def each(self) -> list[Gradient]:
-        """As :meth:`TaskGradients.each`, by k backward passes."""
-        ones = self._run.ones()
-        return [self._sum([one if i == j else None for j, one in enumerate(ones)]) for i in range(len(ones))]
-
-    def _sum(self, cotangents: Sequence[Tensor | None]) -> Gradient:
-        total = Total()
-        self._run.backward(total, cotangents, keep=True)
-        return total.sums(self._shared)

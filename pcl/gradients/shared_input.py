@@ -25,13 +25,16 @@ def of_parameters(
     x: Tensor,
 ) -> TaskGradients:
     """Task gradients with respect to parameters, from one forward pass."""
-    run = _Run(losses, shared, own, model, x)
+    out = model(x)
+    values = [loss_of(out) for loss_of in losses.values()]
     each: list[Gradient] = []
-    for i, delta in enumerate(run.deltas):
-        gradients = list(run.beside[i])
-        add_to(gradients, run.pull_back(delta, keep=i + 1 < len(run.deltas)))
-        each.append(gradients)
-    return StoredGradients(tuple(losses), run.losses, run.own, each)
+    total: Gradient = [None] * len(own)
+    for i, value in enumerate(values):
+        keep = i + 1 < len(values)
+        found = torch.autograd.grad(value, [*shared, *own], retain_graph=keep, allow_unused=True)
+        each.append(list(found[: len(shared)]))
+        add_to(total, found[len(shared) :])
+    return StoredGradients(tuple(losses), [value.detach() for value in values], total, each)
 
 
 class FeatureGradients(TaskGradients):
@@ -49,57 +52,38 @@ class FeatureGradients(TaskGradients):
         model: Callable[[Tensor], Tensor],
         x: Tensor,
     ) -> None:
-        self._run = _Run(losses, shared, own, model, x)
-        if any(gradient is not None for beside in self._run.beside for gradient in beside):
-            raise ValueError(
-                "level: 'features' weights the tasks by their gradients with respect to the features, but a loss uses "
-                "a shared parameter besides them; pass it in own, or use level='parameters'"
-            )
-        self.tasks, self.own = tuple(losses), self._run.own
-        self.losses = torch.stack(self._run.losses)
+        self._out, self._shared = model(x), list(shared)
+        self._deltas: list[Tensor | None] = []
+        self.tasks, self.own = tuple(losses), [None] * len(own)
+        values: list[Tensor] = []
+        for loss_of in losses.values():
+            leaf = self._out.detach().requires_grad_()
+            value = loss_of(leaf)
+            delta, *rest = torch.autograd.grad(value, [leaf, *own, *shared], allow_unused=True)
+            if any(gradient is not None for gradient in rest[len(own) :]):
+                raise ValueError(
+                    "level: 'features' weights the tasks by their gradients with respect to the features, but a loss "
+                    "uses a shared parameter besides them; pass it in own, or use level='parameters'"
+                )
+            self._deltas.append(delta)
+            values.append(value.detach())
+            add_to(self.own, rest[: len(own)])
+        self.losses = torch.stack(values)
 
     def gramian(self) -> Tensor:
         """<delta_i, delta_j>."""
-        return gramian([[delta] for delta in self._run.deltas])
+        return gramian([[delta] for delta in self._deltas])
 
     def combine(self, weights: Tensor | Sequence[float]) -> Gradient:
         """As :meth:`TaskGradients.combine`: the pullback of sum_i weights_i delta_i, one backward pass."""
-        (total,) = combine([[delta] for delta in self._run.deltas], weights_for(self.losses, weights))
-        return self._run.pull_back(total, keep=True)
+        (total,) = combine([[delta] for delta in self._deltas], weights_for(self.losses, weights))
+        return self._pull_back(total)
 
     def each(self) -> list[Gradient]:
         """As :meth:`TaskGradients.each`, with respect to parameters, by k backward passes."""
-        return [self._run.pull_back(delta, keep=True) for delta in self._run.deltas]
+        return [self._pull_back(delta) for delta in self._deltas]
 
-
-class _Run:
-    """The forward pass, and every loss differentiated down to the features."""
-
-    def __init__(
-        self,
-        losses: Mapping[str, Callable[[Tensor], Tensor]],
-        shared: Sequence[Tensor],
-        own: Sequence[Tensor],
-        model: Callable[[Tensor], Tensor],
-        x: Tensor,
-    ) -> None:
-        self._shared = list(shared)
-        self._out = model(x)
-        self.losses: list[Tensor] = []
-        self.deltas: list[Tensor | None] = []
-        self.beside: list[Gradient] = []  # gradients of shared parameters that do not come through the features
-        self.own: Gradient = [None] * len(own)
-        for loss_of in losses.values():
-            leaf = self._out.detach().requires_grad_()
-            loss = loss_of(leaf)
-            delta, *found = torch.autograd.grad(loss, [leaf, *shared, *own], allow_unused=True)
-            rest: Gradient = list(found)
-            self.losses.append(loss.detach())
-            self.deltas.append(delta)
-            self.beside.append(rest[: len(shared)])
-            add_to(self.own, rest[len(shared) :])
-
-    def pull_back(self, delta: Tensor | None, *, keep: bool) -> Gradient:
+    def _pull_back(self, delta: Tensor | None) -> Gradient:
         if delta is None:
             return [None] * len(self._shared)
-        return list(torch.autograd.grad(self._out, self._shared, delta, retain_graph=keep, allow_unused=True))
+        return list(torch.autograd.grad(self._out, self._shared, delta, retain_graph=True, allow_unused=True))

@@ -85,7 +85,8 @@ def ghost_gramian(use: Use) -> Tensor:
     products = (a @ a.T).mul_(delta @ delta.T)  # (rows, rows)
     sizes = use.rows.times(len(a) // use.rows.count).sizes
     halfway = torch.stack([block.sum(dim=0) for block in products.split(sizes)])  # (k, rows)
-    return torch.stack([block.sum(dim=1) for block in halfway.split(sizes, dim=1)], dim=1)
+    gram = torch.stack([block.sum(dim=1) for block in halfway.split(sizes, dim=1)], dim=1)
+    return (gram + gram.T) / 2  # symmetric to the bit
 
 
 def weighted(use: Use, weights: Tensor) -> Tensor:

@@ -64,4 +64,6 @@ class SummedLoss:
 
 
 def _scaled(weight: Tensor, gradient: Tensor) -> Tensor:
-    return (weight * gradient.to(weight.dtype)).to(gradient.dtype)  # a weight in bfloat16 would be off by up to 0.4 %
+    if gradient.dtype in (torch.bfloat16, torch.float16):
+        return (weight * gradient.float()).to(gradient.dtype)  # a weight in bfloat16 would be off by up to 0.4 %
+    return weight * gradient

@@ -92,10 +92,11 @@ class Tape:
         self._rows = rows
 
     def finish(self) -> None:
-        """Hand on the weights of which some run had no gradient; call it after every backward pass."""
+        """Hand on the weights of which some run had no gradient; call it after the backward pass."""
         for uses in list(self._uses.values()):
             self._hand_on(uses)
         self._uses.clear()
+        self.collector = None
 
     def _run(self, layer: nn.Module, rule: Rule, x: Tensor) -> Tensor:
         x = rule.prepare(layer, x)
@@ -121,7 +122,7 @@ class Tape:
         weight = layer.weight
         if rule.weight is not None and id(weight) in self._wanted:
             uses = self._uses.setdefault(id(weight), [])
-            uses.append(Use(layer, rule, a, delta, rows))
+            uses.append(Use(layer, rule, a.detach(), delta, rows))  # a's history would keep the whole graph
             if len(uses) == self.runs[id(weight)]:
                 self._hand_on(self._uses.pop(id(weight)))
 

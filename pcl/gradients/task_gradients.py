@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pcl.gradients.coverage import closures, snapshot, why_not
 from pcl.gradients.loop import loop
-from pcl.gradients.one_pass import LowMemoryGradients, OnePass, SegmentGradients
+from pcl.gradients.one_pass import OnePass, OnePassGradients
 from pcl.gradients.result import TaskGradients
 from pcl.gradients.shared_input import FeatureGradients, of_parameters
 from pcl.gradients.tape import Uncovered
@@ -47,7 +47,7 @@ def task_gradients(
     - "loop": one forward and backward pass per task.
     - "segment": one for all tasks; the gradient of every layer is split by task. Linear, Conv1d to 3d, Embedding,
       LayerNorm, GroupNorm and BatchNorm, which normalises every task by its own batch, may own shared parameters.
-    - "lowmem": the same without ever storing k gradients; the direction takes one more backward pass.
+    - "lowmem": the same without ever storing k gradients, at the price of forming each of them twice.
     - "auto": "segment", but "loop" for one task, for a model that is not covered, and on a CPU for a model with
       convolutions and more than 4 samples a task, whose single batch already fills the caches.
 
@@ -92,9 +92,7 @@ def task_gradients(
         restore = snapshot(root)
         try:
             run = OnePass(losses, shared, own, model, inputs, root)
-            if strategy == "lowmem":
-                return LowMemoryGradients(tuple(losses), run, shared)
-            return SegmentGradients(tuple(losses), run, shared, workspace)
+            return OnePassGradients(tuple(losses), run, shared, None if strategy == "lowmem" else workspace)
         except Uncovered as reason:
             why = str(reason)
             restore()

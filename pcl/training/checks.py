@@ -48,7 +48,7 @@ def check_batch(
             f"{name}: expected samples of shape {tuple(shape)} as in earlier batches, got {tuple(x.shape[1:])}"
         )
     foreign = (y[:, None] != stream.class_numbers(y.device)).all(dim=1)
-    infinite = ~torch.isfinite(x).all()
+    infinite = ~all_finite([x])
     x, y = x.detach(), y.to(torch.int64)
     if x.device.type != "cpu" or y.device.type != "cpu":
         return x, y, torch.stack([foreign.any().to(x.device), infinite])

@@ -285,14 +285,14 @@ class Trainer:
         Streams that are over or dry end here, those that come first begin.
         """
         check_trainable(self.model)
-        shape, dtype = self._shape, next(self.model.backbone.parameters()).dtype
+        active, shape, dtype = self.active, self._shape, next(self.model.backbone.parameters()).dtype
         batches: dict[str, list[Batch]] = {}
         faults: dict[str, Tensor | None] = {}
         over: list[Stream] = []
         for task, stream in self.streams.items():
             if stream.last_step is not None and self.step_count > stream.last_step and not stream.ended:
                 over.append(stream)
-            elif task in self.active:
+            elif task in active:
                 found, faults[task] = read_batches(stream, self.accumulate, shape, dtype, self.device)
                 if found:
                     batches[task], shape = found, found[-1][0].shape[1:]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pcl_kernels import _C
-from pcl_kernels._checks import check_gram, refusal, threads_for
+from pcl_kernels._checks import check_gram, direct_sizes, empty_rows, refusal, threads_for
 from pcl_kernels._registry import define, plain
 from pcl_kernels._results import QPInfo
 
@@ -82,9 +82,27 @@ def cagrad_dual(gram: Tensor, c: float = 0.5, *, return_info: bool = False) -> T
         TypeError, ValueError: wrong dtype or shape, c negative or not finite; on CPU also for NaN, Inf and a
             negative diagonal. On CUDA such problems get a NaN row and `Status.NOT_FINITE`.
     """
+    if not return_info and plain(gram) and 0 <= c < math.inf:
+        direct = _direct(gram, c)
+        if direct is not None:
+            return direct
     check_gram(gram)
     if not (math.isfinite(c) and c >= 0):
         raise ValueError(f"c: expected a finite number >= 0, got {c}. CAGrad takes values in [0, 1)")
     gram = gram.detach()
     out, *info = _cpu(gram, float(c)) if plain(gram) else _op(gram, float(c))
     return (out, QPInfo(*info)) if return_info else out
+
+
+def _direct(gram: Tensor, c: float) -> Tensor | None:
+    """The common case without evidence, for which buffers cost more than the solver; None: not that case."""
+    sizes = direct_sizes(gram)
+    if sizes is None:
+        return None
+    batch, k = sizes
+    out = empty_rows(gram, batch, k)
+    is_float, threads = gram.dtype is torch.float32, threads_for(batch, k)
+    failed = _C.cagrad_dual(gram.data_ptr(), is_float, c, out.data_ptr(), 0, 0, 0, 0, batch, k, threads)
+    if failed >= 0:
+        raise refusal(failed, gram)
+    return out

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from pcl_kernels import _C
-from pcl_kernels._checks import check_gram, check_vector, not_a_gramian, not_finite, threads_for
+from pcl_kernels._checks import (
+    check_gram,
+    check_vector,
+    direct_sizes,
+    empty_rows,
+    not_a_gramian,
+    not_finite,
+    threads_for,
+)
 from pcl_kernels._registry import define, plain
 from pcl_kernels._results import QPInfo
 from pcl_kernels.semidefinite_solve.op import rank_cutoff, restricted, semidefinite_solve, unit_scale
@@ -128,8 +136,33 @@ def cone_qp(gram: Tensor, b: Tensor, *, return_info: bool = False) -> Tensor | t
             problem without a minimum. On CUDA such problems get a NaN row and `Status.NOT_FINITE` or, without a
             minimum, `Status.NO_SOLUTION`.
     """
+    if not return_info and plain(gram, b):
+        direct = _direct(gram, b)
+        if direct is not None:
+            return direct
     check_gram(gram)
     check_vector("b", b, gram)
     b = b.to(_f64)
     out, *info = _cpu(gram, b) if plain(gram, b) else _Differentiable.apply(gram, b)
     return (out, QPInfo(*info)) if return_info else out
+
+
+def _direct(gram: Tensor, b: Tensor) -> Tensor | None:
+    """The common case without evidence, for which buffers cost more than the solver; None: not that case."""
+    sizes = direct_sizes(gram)
+    if sizes is None or b.dtype is not _f64 or not b.is_contiguous():
+        return None
+    batch, k = sizes
+    shape = gram.shape
+    if b.shape == shape[:-1]:
+        stride = k
+    elif b.shape == shape[-1:]:
+        stride = 0
+    else:
+        return None
+    out = empty_rows(gram, batch, k)
+    is_float, threads = gram.dtype is _f32, threads_for(batch, k)
+    failed = _C.cone_qp(gram.data_ptr(), is_float, b.data_ptr(), stride, out.data_ptr(), 0, 0, 0, 0, batch, k, threads)
+    if failed >= 0:
+        raise _refusal(failed, gram, b)
+    return out

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pcl_kernels import _C
-from pcl_kernels._checks import check_gram, refusal, threads_for
+from pcl_kernels._checks import check_gram, direct_sizes, empty_rows, refusal, threads_for
 from pcl_kernels._registry import define, plain
 from pcl_kernels._results import SystemInfo
 from pcl_kernels.semidefinite_solve.op import semidefinite_solve
@@ -93,6 +93,24 @@ def nash_mtl(gram: Tensor, *, return_info: bool = False) -> Tensor | tuple[Tenso
         TypeError, ValueError: wrong dtype or shape; on CPU also for NaN, Inf and a negative diagonal. On CUDA such
             problems get a NaN row and `Status.NOT_FINITE`.
     """
+    if not return_info and plain(gram):
+        direct = _direct(gram)
+        if direct is not None:
+            return direct
     check_gram(gram)
     out, *info = _cpu(gram) if plain(gram) else _Differentiable.apply(gram)
     return (out, SystemInfo(*info)) if return_info else out
+
+
+def _direct(gram: Tensor) -> Tensor | None:
+    """The common case without evidence, for which buffers cost more than the solver; None: not that case."""
+    sizes = direct_sizes(gram)
+    if sizes is None:
+        return None
+    batch, k = sizes
+    out = empty_rows(gram, batch, k)
+    is_float, threads = gram.dtype is torch.float32, threads_for(batch, k)
+    failed = _C.nash_mtl(gram.data_ptr(), is_float, out.data_ptr(), 0, 0, batch, k, threads)
+    if failed >= 0:
+        raise refusal(failed, gram)
+    return out

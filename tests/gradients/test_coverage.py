@@ -152,8 +152,18 @@ def test_a_function_that_is_no_module() -> None:
     losses = {t: lambda out: out.square().mean() for t in "ab"}
     with pytest.warns(UserWarning, match="not a module"):
         task_gradients(losses, list(layer.parameters()), model=lambda x: layer(x), inputs=inputs)
-    found = task_gradients(losses, list(layer.parameters()), model=lambda x: layer(x), inputs=inputs, root=layer)
-    assert type(found).__name__ == "SegmentGradients"  # the root says where the layers are
+    workspace = Workspace()
+    for _ in range(2):  # the root says where the layers are, and that was found out once
+        found = task_gradients(
+            losses,
+            list(layer.parameters()),
+            model=lambda x: layer(x),
+            inputs=inputs,
+            root=layer,
+            workspace=workspace,
+        )
+        assert type(found).__name__ == "OnePassGradients"
+    assert len(workspace.verdicts) == 1
 
 
 def test_inputs_of_different_kinds() -> None:
@@ -177,7 +187,7 @@ def test_what_was_found_out_of_small_rows_is_refused_later_on_others() -> None:
         return {t: torch.randn(rows, 3) for t in "ab"}
 
     small = task_gradients(losses, shared, model=model, inputs=inputs(4), workspace=workspace)
-    assert type(small).__name__ == "SegmentGradients"
+    assert type(small).__name__ == "OnePassGradients"
     before = norm.running_mean.clone()
     large = inputs(5)
     with pytest.warns(UserWarning, match="not made of the 10 rows|not one tensor with a row"):
@@ -196,7 +206,7 @@ def test_numbers_that_are_not_finite_are_no_verdict() -> None:
     assert task_gradients(losses, shared, model=layer, inputs=bad, workspace=workspace).gramian().isnan().all()
     good = {t: torch.randn(4, 3) for t in "ab"}
     found = task_gradients(losses, shared, model=layer, inputs=good, workspace=workspace)
-    assert type(found).__name__ == "SegmentGradients"
+    assert type(found).__name__ == "OnePassGradients"
 
 
 def test_the_first_call_leaves_generators_and_statistics_as_one_pass_per_task() -> None:

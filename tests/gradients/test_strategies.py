@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcl import TaskGradients, Workspace, task_gradients
-from pcl.gradients.one_pass import OnePass, SegmentGradients
+from pcl.gradients.one_pass import OnePass, OnePassGradients
 from tests.gradients.layer_models import MODELS, Problem, make, problem
 
 ONE_PASS = ["segment", "lowmem"]
@@ -163,14 +164,14 @@ def test_shared_parameters_in_the_losses(sizes: tuple[int, ...], strategy: str) 
 def test_auto_takes_one_pass_and_a_workspace_its_buffers_again() -> None:
     p, workspace = make("linear", torch.float32), Workspace()
     first = run(p, "auto", workspace)
-    assert type(first).__name__ == "SegmentGradients"
+    assert type(first).__name__ == "OnePassGradients"
     addresses = [g.data_ptr() for g in first.each()[0] if g is not None and g.dim() == 2]
     again = run(p, "auto", workspace)
     assert addresses == [g.data_ptr() for g in again.each()[0] if g is not None and g.dim() == 2]
 
 
 def test_auto_leaves_convolutions_with_large_batches_on_the_cpu_to_the_loop() -> None:
-    for sizes, name in (((4, 4), "SegmentGradients"), ((5, 5), "StoredGradients")):
+    for sizes, name in (((4, 4), "OnePassGradients"), ((5, 5), "StoredGradients")):
         assert type(run(make("conv2d", sizes=sizes), "auto")).__name__ == name
     assert type(run(make("linear", sizes=(9,)), "auto")).__name__ == "StoredGradients"
 
@@ -178,8 +179,8 @@ def test_auto_leaves_convolutions_with_large_batches_on_the_cpu_to_the_loop() ->
 def test_ghost_products_are_what_the_wide_layer_takes() -> None:
     p = make("wide linear, by ghost products")
     forward = OnePass(p.losses, p.shared, p.own, p.model, p.inputs, p.model)
-    found = SegmentGradients(tuple(p.losses), forward, p.shared, Workspace())
-    assert set(found._store._ghosts) == {id(p.shared[0]), id(p.shared[2])}
+    found = OnePassGradients(tuple(p.losses), forward, p.shared, Workspace())
+    assert set(found._store._kept) == {id(p.shared[0]), id(p.shared[2])}
 
 
 @pytest.mark.parametrize("strategy", ONE_PASS)
@@ -223,3 +224,58 @@ def test_weights_of_another_number_are_refused() -> None:
 def test_a_problem_of_any_model() -> None:
     p = problem(nn.Sequential(nn.Linear(3, 3), nn.Sigmoid()), (3,), torch.float64, (2, 2))
     assert_same(run(p, "segment"), run(p, "loop"), 1e-10)
+
+
+@pytest.mark.parametrize("strategy", ONE_PASS)
+@pytest.mark.parametrize("over", ["own", "shared"])
+def test_one_classifier_for_all_tasks(over: str, strategy: str) -> None:
+    """As in the class-incremental setting: its gradient is a sum over tasks, or split like the model's."""
+    found = []
+    for how in ("loop", strategy):
+        p = make("batch norm 2d")
+        head = p.heads["task 0"]
+        losses = {task: lambda f, head=head, c=c: head(f).pow(c).mean() for c, task in enumerate(p.losses, start=2)}
+        parameters = {"own": list(head.parameters())}
+        if over == "shared":
+            parameters = {"own": [], "shared": p.shared + list(head.parameters())}
+        root = nn.ModuleList([p.model, p.heads])
+        found.append(run(p, how, losses=losses, root=root, **parameters))
+    assert_same(found[1], found[0], 1e-10)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The number of elements of the largest tensor that an operation returned."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        for t in out if isinstance(out, (list, tuple)) else [out]:
+            if isinstance(t, Tensor):
+                self.numel = max(self.numel, t.numel())
+        return out
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "rows"),
+    [
+        (lambda: nn.Sequential(nn.Linear(60, 50), nn.Tanh(), nn.Linear(50, 40)), (60,), 20),
+        (lambda: nn.Sequential(nn.Conv2d(4, 30, 3), nn.Tanh(), nn.Conv2d(30, 20, 2), nn.Flatten()), (4, 4, 4), 2),
+    ],
+    ids=["linear", "convolution"],
+)
+def test_lowmem_never_holds_k_gradients_of_a_weight(model, shape, rows) -> None:  # type: ignore[no-untyped-def]
+    tasks, largest = 30, {}
+    for strategy in ("segment", "lowmem"):
+        torch.manual_seed(0)
+        p = problem(model(), shape, torch.float32, (rows,) * tasks)
+        workspace = Workspace()
+        run(p, strategy, workspace)
+        with LargestTensor() as seen:
+            found = run(p, strategy, workspace)
+            found.combine(found.gramian()[0])
+        largest[strategy] = seen.numel
+    weight = max(q.numel() for q in p.shared)
+    activations = rows * tasks * max(60, 30 * 2 * 2)
+    assert largest["lowmem"] <= max(weight, activations)
+    assert max(weight, activations) < tasks * weight

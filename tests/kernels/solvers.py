@@ -127,7 +127,7 @@ def solvers_named(name: str, library: Callable[[str], Path]) -> Iterator[SimpleN
             module = importlib.import_module(f"pcl_kernels.{op}.op")
             patch.setattr(module, "_cpu", getattr(code, op))
             patch.setattr(module, "_op", getattr(code, op))
-        patch.setattr(importlib.import_module("pcl_kernels.simplex_qp.op"), "_direct", lambda *_: None)
+            patch.setattr(module, "_direct", lambda *_: None)
     try:
         yield SimpleNamespace(name=name, **ops)
     finally:
