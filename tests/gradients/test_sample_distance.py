@@ -160,6 +160,15 @@ def test_the_reason_for_a_slower_way_is_said_once(monkeypatch: pytest.MonkeyPatc
         DistanceGradient()(make_problem("residual network"))
 
 
+def test_vmap_is_left_out_where_the_loop_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pcl.notices._said", set())
+    monkeypatch.setattr("pcl.gradients.sample_distance.VMAP_NUMBERS", 16)
+    problem = unusual("free parameter")
+    with pytest.warns(UserWarning, match=r"loop is the fastest.*vmap: no faster than the loop for 46 parameters"):
+        DistanceGradient()(problem)
+    assert torch.allclose(DistanceGradient("vmap")(problem), WAYS["loop"](problem), rtol=1e-9)
+
+
 def test_a_way_that_stops_being_right_is_left() -> None:
     problem = unusual("none", samples=3)
     model = problem.model
@@ -187,6 +196,21 @@ def test_a_way_that_is_wrong_is_refused_where_it_was_asked_for() -> None:
         DistanceGradient("ghost")(make_problem("layer norm"))
     with pytest.raises(ValueError, match="expected method 'auto', 'sweep'"):
         DistanceGradient("fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_model_keeps_from_its_first_call_stays_usable(way: Way) -> None:
+    problem = make_problem("activation Tanh")
+    kept: list[Tensor] = []
+
+    def losses(x: Tensor, rows: Rows) -> Tensor:
+        if not kept:
+            kept.append(torch.tensor([0, 1]))
+        return problem.losses(x, rows) * kept[0].sum()
+
+    for _ in range(2):
+        WAYS[way](replace(problem, losses=losses))
+    assert torch.isfinite(losses(problem.x, slice(None))).all()
 
 
 def test_errors_of_the_model_come_through() -> None:
