@@ -64,6 +64,26 @@ def test_hard_set(solvers: SimpleNamespace) -> None:
     assert not failures, "\n".join(failures)
 
 
+@pytest.mark.parametrize("decades", [0.0, 2.0])
+@pytest.mark.parametrize(("k", "rank"), [(5, 2), (10, 2), (20, 3), (20, 11), (40, 21)])
+def test_gradients_that_depend_on_each_other_up_to_rounding(
+    k: int, rank: int, decades: float, solvers: SimpleNamespace
+) -> None:
+    """G and b as they come from real gradients, indefinite by rounding: no task may lose by the projection."""
+    for seed in range(6):
+        draws = torch.Generator().manual_seed(1000 * k + seed)
+        lengths = 10 ** (decades * torch.rand(k, 1, dtype=torch.float64, generator=draws))
+        g = lengths * torch.randn(k, rank, dtype=torch.float64, generator=draws)
+        gram = g @ g.T
+        v = solvers.cone_qp(gram.expand(k, k, k).contiguous(), gram)
+        assert (v >= 0).all()
+        projected, norms = g + v @ g, g.norm(dim=1)
+        cosines = g @ projected.T / (norms[:, None] * norms)
+        assert cosines.min() > -1e-7
+        gained = (projected * g).sum(dim=1) / norms**2  # the projection of h is no longer than h
+        assert ((gained > -1e-7) & (gained < 1 + 1e-7)).all()
+
+
 @pytest.mark.slow
 def test_hard_set_from_other_seeds(solvers: SimpleNamespace) -> None:
     failures = hard_failures(solvers, 5000, seed=0)
