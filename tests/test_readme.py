@@ -33,6 +33,26 @@ def test_the_three_lines() -> None:
     assert torch.equal(names["weights"], torch.tensor([1.0, 0.0], dtype=torch.float64))  # type: ignore[arg-type]
 
 
+def test_the_engine_in_a_loop_of_ones_own() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 3)
+    names: dict[str, object] = {
+        "pcl": pcl,
+        "cross_entropy": torch.nn.functional.cross_entropy,
+        "model": model,
+        "batches": {task: torch.randn(5, 4) for task in "ab"},
+        "targets": {task: torch.randint(3, (5,)) for task in "ab"},
+        "workspace": pcl.Workspace(),
+    }
+    exec(blocks("README.md")[2], names)
+    found, direction = names["found"], names["direction"]
+    assert isinstance(found, pcl.TaskGradients)
+    weights = pcl.MGDA()(found.gramian(), found.losses, found.tasks)
+    expected = [sum(w * g for w, g in zip(weights, p, strict=True)) for p in zip(*found.each(), strict=True)]
+    for d, e in zip(direction, expected, strict=True):  # type: ignore[call-overload]
+        assert torch.allclose(d, e.float(), atol=1e-6)
+
+
 def test_the_weighting_of_the_contributing_page() -> None:
     names: dict[str, object] = {}
     exec(blocks("CONTRIBUTING.md")[0], names)
