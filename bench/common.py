@@ -71,3 +71,9 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -
     print(f"\n{title}\n")
     for row in [list(header), ["-" * w for w in widths], *text]:
         print("| " + " | ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) + " |")
+
+
+def resident(line: str) -> float:
+    """A line of /proc/self/status in MB."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(row for row in status.splitlines() if row.startswith(line)).split()[1]) / 1024

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.common import machine, medians, table, threads
+from bench.common import machine, medians, resident, table, threads
 from pcl import MLP, ContinualModel, ResNet18
 from pcl.gradients.sample_distance import WAYS, Problem, Rows
 from pcl.gradients.sweep.patch_gramians import Geometry, gramians_are_cheaper
@@ -120,9 +120,10 @@ def peak(name: str, what: str) -> float:
     torch.set_num_threads(1)
     problem = make_problem(name, channels_last=what == "channels-last")
     run = training_step(problem) if what in ("training", "channels-last") else lambda: WAYS[what](problem)  # type: ignore[index]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    before = resident("VmRSS")
     run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return resident("VmHWM") - before
 
 
 def peaks(name: str) -> dict[str, float]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from bench.common import resident
 from bench.step_cases import Steps
 
 
@@ -34,12 +35,6 @@ def run(steps: Steps, kind: str) -> None:
         steps.ours(kind)  # type: ignore[arg-type]
     else:
         getattr(steps, kind)()
-
-
-def resident(line: str) -> float:
-    """A line of /proc/self/status in MB."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(row for row in status.splitlines() if row.startswith(line)).split()[1]) / 1024
 
 
 if __name__ == "__main__":

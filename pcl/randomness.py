@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 
 def derived_seed(seed: int, *names: object) -> int:
@@ -31,3 +32,15 @@ def seeded(seed: int, *names: object) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derived_seed(seed, *names))
         yield
+
+
+def global_generators(device: torch.device) -> list[Tensor]:
+    """States of torch's global generators that layers such as dropout draw from: CPU, and the model's GPU."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def set_global_generators(states: list[Tensor], device: torch.device) -> None:
+    """Let them go on from those states."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)

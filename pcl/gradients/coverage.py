@@ -18,6 +18,7 @@ from pcl.gradients.one_pass import OnePass, OnePassGradients
 from pcl.gradients.result import Gradient, TaskGradients
 from pcl.gradients.tape import Uncovered
 from pcl.gradients.workspace import Workspace
+from pcl.randomness import global_generators, set_global_generators
 
 Loss = Callable[[Any], Tensor]
 
@@ -92,23 +93,26 @@ def _compare(
     two = {task: partial(_with_every_output, loss_of) for task, loss_of in islice(losses.items(), 2)}
     of_two = {task: inputs[task] for task in two}
     device = shared[0].device
-    restore, states = snapshot(root), _generators(device)
+    restore, states = snapshot(root), global_generators(device)
     try:
         expected = loop(closures(model, of_two, two), shared, own)
-        drew = any(not torch.equal(a, b) for a, b in zip(states, _generators(device), strict=True))
+        drew = any(not torch.equal(a, b) for a, b in zip(states, global_generators(device), strict=True))
         if not all(bool(g.isfinite().all()) for gradient in expected.each() for g in gradient if g is not None):
             return None
         if drew:
             return "the model draws random numbers, as dropout does"
         buffers = [buffer.clone() for buffer in root.buffers()]
         restore()
-        found = OnePassGradients(tuple(two), OnePass(two, shared, own, model, of_two, root), shared, Workspace())
-        return _difference(expected, found, buffers, list(root.buffers()), autocast)
-    except Uncovered as reason:
-        return str(reason)
+        try:
+            found = OnePassGradients(tuple(two), OnePass(two, shared, own, model, of_two, root), shared, Workspace())
+            return _difference(expected, found, buffers, list(root.buffers()), autocast)
+        except Uncovered as reason:
+            return str(reason)
+        except Exception as error:  # whatever a model that the loop can run says to a batch of two tasks
+            return f"on the batches of two tasks together it fails ({type(error).__name__}: {error})".partition("\n")[0]
     finally:
         restore()
-        _set_generators(states, device)
+        set_global_generators(states, device)
 
 
 def _with_every_output(loss_of: Loss, out: Any) -> Tensor:
@@ -139,13 +143,3 @@ def _difference(
     if any(far([a], [b]) for a, b in zip(buffers, now, strict=True)):
         return "running statistics or other buffers end up different from one pass per task"
     return ""
-
-
-def _generators(device: torch.device) -> list[Tensor]:
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-def _set_generators(states: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state(states[1], device)

@@ -66,7 +66,8 @@ class OnePass:
                 out, delta = self._out, torch.cat(blocks)
                 del found, deltas, blocks, self._leaves, self._values, self._out  # memory runs short in backward
                 add_to(total, torch.autograd.grad(out, wanted, delta, allow_unused=True))
-            self._tape.finish()
+            with torch.no_grad():
+                self._tape.finish()
         own, outside = total[1 : len(self._own) + 1], total[len(self._own) + 1 :]
         if any(gradient is not None for gradient in outside):
             raise Uncovered("a parameter is used outside of the layer that it belongs to")

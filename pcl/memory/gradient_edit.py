@@ -36,7 +36,8 @@ class GradientEdit(Stateless):
     together, and a gradient of one sample would not be defined.
 
     Args:
-        alpha: step size; x moves by alpha times the gradient. x is in [0, 1] for image data.
+        alpha: step size in units of raw pixels, which are in [0, 1] for image data; see
+            :class:`pcl.memory.edit.Steps`.
         valid: range to which edited values are clamped, or None.
         objective: ``"distance"``, as in the paper, ``"alignment"`` or ``"batch"``.
         steps: gradient steps for each time that samples are drawn.

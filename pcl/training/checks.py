@@ -82,6 +82,10 @@ def check_finite(tasks: Sequence[str], losses: Tensor, gram: Tensor | None) -> N
                     f"{what} of task {task!r} is {value}; nothing was updated. Lower the learning rate, or check "
                     "this task's data and the backbone for values out of range"
                 )
+    raise FloatingPointError(
+        f"the products of the gradients of tasks {', '.join(tasks)} are not finite; nothing was updated. Lower the "
+        "learning rate, or check the backbone for values out of range"
+    )
 
 
 def check_weight_shape(weights: Tensor, tasks: Sequence[str]) -> None:
@@ -116,7 +120,7 @@ def check_update(weights: Tensor, tasks: Sequence[str], gradients: Sequence[Tens
 
 def all_finite(tensors: Sequence[Tensor | None]) -> Tensor:
     """Whether every value is finite, a bool tensor; without a wait for a GPU."""
-    present = [t for t in tensors if t is not None]
+    present = [t for t in tensors if t is not None and t.numel()]
     if not present:
         return torch.tensor(True)
     if present[0].device.type == "cpu":  # a finite norm shows it, at the price of reading; an infinite one may overflow

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
+from pcl.randomness import global_generators, set_global_generators
 from pcl.training.update import optimizer_undo
 
 if TYPE_CHECKING:
@@ -47,15 +47,3 @@ class Snapshot:
             for buffer, before in self._buffers:
                 buffer.copy_(before)
         set_global_generators(self._generators, self._trainer.device)
-
-
-def global_generators(device: torch.device) -> list[Tensor]:
-    """States of torch's global generators that layers such as dropout draw from: CPU, and the model's GPU."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-def set_global_generators(states: list[Tensor], device: torch.device) -> None:
-    """Let them go on from those states."""
-    torch.set_rng_state(states[0])
-    if device.type == "cuda" and len(states) > 1:
-        torch.cuda.set_rng_state(states[1], device)

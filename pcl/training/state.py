@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcl.training.snapshot import global_generators, set_global_generators
+from pcl.randomness import global_generators, set_global_generators
 
 if TYPE_CHECKING:
     from pcl.training.trainer import Trainer
@@ -20,7 +20,11 @@ def _composition(trainer: "Trainer") -> dict[str, Any]:
         "memory per class": None if trainer.memory is None else trainer.memory.per_class,
         "edit": None if trainer.edit is None else type(trainer.edit).__name__,
         "gradients_over": trainer.gradients_over,
+        "memory_batch": trainer.memory_batch,
         "accumulate": trainer.accumulate,
+        "clip": trainer.clip,
+        "gramian": trainer.gramian,
+        "strategy": trainer.strategy,
         "precision": trainer.precision,
         "streams": {task: list(trainer.streams[task].classes) for task in sorted(trainer.streams)},
     }
@@ -57,8 +61,8 @@ def restore_trainer(trainer: "Trainer", state: dict[str, Any]) -> None:
         raise ValueError("resume: this trainer has trained already; load into a new one")
     mine, saved = _composition(trainer), state["composition"]
     for what, value in mine.items():
-        if value != saved[what]:
-            raise ValueError(f"resume: another {what}: the checkpoint has {saved[what]}, this trainer {value}")
+        if value != saved.get(what):
+            raise ValueError(f"resume: another {what}: the checkpoint has {saved.get(what)}, this trainer {value}")
     trainer.weighting.load_state_dict(state["weighting"])
     trainer.streams = {task: trainer.streams[task] for task in state["streams"]}  # their order is the order of draws
     for task, stream in trainer.streams.items():

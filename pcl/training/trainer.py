@@ -198,7 +198,7 @@ class Trainer:
         statistics, memory, generators and the weighting change; that tasks have ended or begun in this step stands.
 
         On a GPU nothing of this waits for the device. The error for values there comes a few steps later, and the step
-        at fault and those after it have changed nothing but the streams; see :class:`pcl.training.guard.Later`.
+        at fault and those after it have updated nothing; :class:`pcl.training.guard.Later` says what they did change.
 
         Raises:
             TypeError, ValueError: for a bad batch; see :func:`pcl.training.checks.check_batch`.
@@ -322,6 +322,8 @@ class Trainer:
         ]
         if ended:
             self._guard.look(wait=True)
+            if self._graph is not None:
+                self._graph.drop()
         for task in ended:
             self.ended_at[task] = self._last_trained[task]
             self.weighting.forget(task)

@@ -63,6 +63,7 @@ class FAMO:
             raise RuntimeError("FAMO after_update: ask for the weights of the step first")
         z = torch.softmax(self._logits.values(tasks, losses.device), dim=0)
         fall = self._before - self._distance(losses).log()
+        fall = torch.where(torch.isfinite(fall), fall, 0.0)  # a step that broke a loss teaches the logits nothing
         self._logits.step(tasks, z * (fall - (z * fall).sum()))
         self._before = None
 

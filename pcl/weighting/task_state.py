@@ -36,8 +36,9 @@ class TaskState:
         return self._rows
 
     def forget(self, task: str) -> None:
-        """Drop the row of a task, if it has one."""
-        self._rest()
+        """Drop the row of a task, if it has one; those of the present step stay where they are."""
+        if task in self._tasks:
+            self._rest()
         self._resting.pop(task, None)
 
     def state_dict(self) -> dict[str, Tensor]:

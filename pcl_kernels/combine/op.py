@@ -165,7 +165,7 @@ def _cpu_into(
         for p in range(0, len(tensors), tasks)
     ]
     found = operands(tensors, tasks, targets)
-    _C.combine(found.compiled, weights, accumulate, torch.get_num_threads())
+    _C.combine(found.compiled, weights.tolist(), accumulate, torch.get_num_threads())
     found.write_back()
 
 

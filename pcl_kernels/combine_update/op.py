@@ -167,7 +167,7 @@ def _sgd_cpu(
     params: Tensors, buffers: Tensors, tensors: Sequence[Tensor | None], w: Tensor, tasks: int, *settings: Any
 ) -> None:
     found = operands(tensors, tasks, params, *([buffers] if buffers else []))
-    call: Any = (found.compiled, w, *settings, torch.get_num_threads())
+    call: Any = (found.compiled, w.tolist(), *settings, torch.get_num_threads())
     _C.combine_sgd(*call)
     found.write_back()
 
@@ -182,7 +182,7 @@ def _adamw_cpu(
     *settings: Any,
 ) -> None:
     found = operands(tensors, tasks, params, exp_avgs, exp_avg_sqs)
-    call: Any = (found.compiled, w, *settings, torch.get_num_threads())
+    call: Any = (found.compiled, w.tolist(), *settings, torch.get_num_threads())
     _C.combine_adamw(*call)
     found.write_back()
 

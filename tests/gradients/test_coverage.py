@@ -76,6 +76,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         "buffers end up different",
     ),
+    "a batch of one size": (lambda: Forward(lambda layer, x: layer(x.view(4, 3))), "batches of two tasks together"),
+    "a layer called by keyword": (lambda: Forward(lambda layer, x: layer(input=x)), "batches of two tasks together"),
     "embedding by frequency": (
         lambda: nn.Sequential(nn.Embedding(11, 2, scale_grad_by_freq=True), nn.Flatten()),
         "by how often a word occurs",

@@ -227,6 +227,32 @@ def test_a_batch_that_is_not_finite_verifies_nothing() -> None:
     assert torch.allclose(gradient(problem), WAYS["loop"](problem), rtol=1e-9)
 
 
+def test_a_batch_without_gradient_verifies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = make_problem("activation ReLU")
+    right = WAYS["loop"](problem)
+    monkeypatch.setitem(WAYS, "sweep", lambda p: 0 * p.x[p.rows])  # right for such a batch only
+    gradient = DistanceGradient()
+    nothing = replace(problem, losses=lambda x, rows: 0 * problem.losses(x, rows))
+    assert not gradient(nothing).any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert torch.allclose(gradient(problem), right, rtol=1e-9)
+
+
+def test_lack_of_memory_does_not_rule_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, sweep = make_problem("activation Tanh"), WAYS["sweep"]
+
+    def too_large(_: Problem) -> Tensor:
+        raise torch.cuda.OutOfMemoryError("out of memory")
+
+    gradient = DistanceGradient()
+    monkeypatch.setitem(WAYS, "sweep", too_large)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        gradient(problem)
+    monkeypatch.setitem(WAYS, "sweep", sweep)
+    assert torch.equal(gradient(problem), sweep(problem))
+
+
 def test_shapes_and_comparisons_are_no_operations() -> None:
     model = nn.Sequential(Through(lambda x: x.view(x.shape[0], -1) * (x.flatten(1) > 0)), nn.Linear(6, 2)).double()
     x = torch.randn(3, 2, 3, dtype=torch.float64)

@@ -94,6 +94,8 @@ def test_paused_and_ended_streams_stay_so(tmp_path: Path) -> None:
         ({"weighting": None}, "another weighting"),
         ({"weighting": EMGD("gs")}, "factors"),
         ({"gradients_over": "all"}, "another gradients_over"),
+        ({"clip": 1.0}, "another clip"),
+        ({"memory_batch": 3}, "another memory_batch"),
     ],
 )
 def test_a_foreign_trainer_is_refused(other: dict[str, Any], message: str) -> None:

@@ -97,7 +97,7 @@ def test_an_accumulating_run_resumes_to_the_same_bits() -> None:
     for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
     with pytest.raises(ValueError, match="another accumulate"):
-        trainer(stream("a", [0, 1]), stream("b", [2, 3])).load_state_dict(first.state_dict())
+        trainer(stream("a", [0, 1]), stream("b", [2, 3]), memory_batch=2).load_state_dict(first.state_dict())
 
 
 class CountedBackward:

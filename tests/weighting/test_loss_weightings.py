@@ -92,9 +92,12 @@ def test_rows_stay_where_they_are_while_the_tasks_do() -> None:
     assert state.rows(("a", "b"), cpu) is first
     assert state.rows(["b", "c"], cpu).tolist() == [[2.0, 7.0], [7.0, 7.0]]
     assert state.rows(["c", "b", "a"], cpu)[:, 0].tolist() == [7.0, 2.0, 1.0]
+    present = state.rows(["c", "b"], cpu)
+    state.forget("a")  # it rests: nothing moves
+    assert state.rows(["c", "b"], cpu) is present
     state.forget("b")
     state.forget("never seen")
-    assert set(state.state_dict()) == {"a", "c"}
+    assert set(state.state_dict()) == {"c"}
     assert state.rows(["b"], cpu).tolist() == [[7.0, 7.0]]
 
 
@@ -219,6 +222,13 @@ def test_famo_follows_its_algorithm() -> None:
         plain.update(before.detach(), after)
     z = torch.softmax(plain.xi.detach(), 0)
     assert z[0] > 2 * z[2]  # the task that falls slowest weighs most
+
+
+def test_famo_learns_nothing_from_losses_that_are_not_finite() -> None:
+    weighting, tasks = FAMO(), ["a", "b"]
+    weighting(None, torch.ones(2), tasks)
+    weighting.after_update(torch.tensor([torch.nan, 0.5]), tasks)
+    assert weighting(None, torch.ones(2), tasks).isfinite().all()
 
 
 def test_famo_needs_the_weights_before_the_losses_after() -> None:

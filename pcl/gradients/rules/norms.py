@@ -89,7 +89,13 @@ def _batch_backward(layer: Any, saved: Saved, delta: Tensor, rows: Rows, needed:
 # ---- LayerNorm and GroupNorm: every row by itself
 
 
+def _as_computed(x: Tensor) -> Tensor:
+    """Autocast runs both in float32 on a GPU, and leaves them as they are on a CPU."""
+    return x.float() if x.is_cuda and torch.is_autocast_enabled("cuda") else x
+
+
 def _layer_forward(layer: nn.LayerNorm, x: Tensor, rows: Rows) -> tuple[Tensor, Saved]:
+    x = _as_computed(x)
     z, mean, scale = aten.native_layer_norm(x, layer.normalized_shape, layer.weight, layer.bias, layer.eps)
     return z, (x, mean, scale)
 
@@ -107,7 +113,7 @@ def _layer_backward(
 
 
 def _group_forward(layer: nn.GroupNorm, x: Tensor, rows: Rows) -> tuple[Tensor, Saved]:
-    x = x.contiguous()
+    x = _as_computed(x).contiguous()
     size, channels, positions = len(x), x.shape[1], x[0, 0].numel()
     z, mean, scale = aten.native_group_norm(
         x, layer.weight, layer.bias, size, channels, positions, layer.num_groups, layer.eps
