@@ -88,13 +88,15 @@ def task_gradients(
         return loop(closures(model, inputs, losses), shared, own)
     workspace = Workspace() if workspace is None else workspace
     why = why_not(losses, shared, own, model, inputs, root, workspace)
+    batches = (tuple(losses), getattr(model, "__code__", model), *(len(x) for x in inputs.values())) if not why else ()
+    why = why or workspace.refused.get(batches, "")
     if not why and root is not None:
         restore = snapshot(root)
         try:
             run = OnePass(losses, shared, own, model, inputs, root)
             return OnePassGradients(tuple(losses), run, shared, None if strategy == "lowmem" else workspace)
         except Uncovered as reason:
-            why = str(reason)
+            why = workspace.refused[batches] = str(reason)
             restore()
     say_once(f"task gradients take one backward pass per task: {why}")
     return loop(closures(model, inputs, losses), shared, own)

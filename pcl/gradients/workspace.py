@@ -16,6 +16,8 @@ class Workspace:
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}  # by id of a parameter, which is kept so that it stays
         #: why the model of this key is not covered by one pass, or "" where the pass was found to equal the loop
         self.verdicts: dict[Hashable, str] = {}
+        #: why batches of these tasks and sizes were not covered all the same
+        self.refused: dict[Hashable, str] = {}
 
     def buffer(self, parameter: Tensor, tasks: int) -> Tensor:
         """Uninitialised ``(tasks, *parameter.shape)``, the same memory in every call as long as the tasks fit."""

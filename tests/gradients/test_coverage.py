@@ -198,6 +198,11 @@ def test_what_was_found_out_of_small_rows_is_refused_later_on_others() -> None:
         before = 0.9 * before + 0.1 * x.mean(dim=0)
     assert torch.allclose(norm.running_mean, before)
 
+    seen: list[int] = []
+    norm.register_forward_hook(lambda *of: seen.append(len(of[1][0])))
+    task_gradients(losses, shared, model=model, inputs=inputs(5), workspace=workspace)
+    assert seen == [5, 5]  # it is remembered: no pass over both is tried again
+
 
 def test_numbers_that_are_not_finite_are_no_verdict() -> None:
     """A first batch with a NaN says nothing about the model."""
