@@ -17,12 +17,6 @@ pytestmark = pytest.mark.gpu
 SHAPES = [(300, 17), (17,), (4096, 3), (5,)]
 
 
-@pytest.fixture(autouse=True)
-def device() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-
-
 @pytest.fixture
 def no_synchronisation() -> Iterator[Callable[[], None]]:
     """Call it after warming up: from there on a host wait raises."""
