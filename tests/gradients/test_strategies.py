@@ -279,3 +279,25 @@ def test_lowmem_never_holds_k_gradients_of_a_weight(model, shape, rows) -> None:
     activations = rows * tasks * max(60, 30 * 2 * 2)
     assert largest["lowmem"] <= max(weight, activations)
     assert max(weight, activations) < tasks * weight
+
+
+class ConvolvesOnceMore(nn.Module):
+    """A convolution that runs twice, with the second result unused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv1d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.layer(x)
+        self.layer(z)
+        return z.flatten(1)
+
+
+@pytest.mark.parametrize("strategy", ONE_PASS)
+def test_gradients_of_a_run_without_effect_carry_no_graph(strategy: str) -> None:
+    p = problem(ConvolvesOnceMore(), (2, 5), torch.float64, (2, 2))
+    found, expected = run(p, strategy), run(p, "loop")
+    assert_same(found, expected, 1e-10)
+    assert not found.gramian().requires_grad
+    assert not any(g.requires_grad for gradient in found.each() for g in gradient if g is not None)

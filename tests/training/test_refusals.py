@@ -25,6 +25,7 @@ from pcl import (
     Trainer,
     Weighting,
 )
+from pcl.training.checks import check_finite
 
 X, Y = torch.rand(4, 6), torch.tensor([5, 6, 5, 6])
 BAD_BATCHES: dict[str, tuple[Any, type[Exception], str]] = {
@@ -209,3 +210,9 @@ def test_wrong_use_is_refused() -> None:
         Trainer(ContinualModel(nn.Flatten(), 6), optimizer=torch.optim.SGD)
     with pytest.raises(TypeError, match="on_step"):
         trainer(callbacks=[object()])
+
+
+def test_products_that_overflow_between_finite_norms_are_refused() -> None:
+    gram = torch.tensor([[1.0, torch.inf], [torch.inf, 1.0]], dtype=torch.float64)
+    with pytest.raises(FloatingPointError, match="products of the gradients of tasks a, b"):
+        check_finite(["a", "b"], torch.ones(2), gram)
