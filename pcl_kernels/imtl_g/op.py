@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from pcl_kernels import _C
-from pcl_kernels._checks import check_gram, direct_sizes, empty_rows, refusal, threads_for
+from pcl_kernels._checks import check_gram
 from pcl_kernels._registry import define, plain
 from pcl_kernels._results import SystemInfo
+from pcl_kernels._systems import fake, solve, solve_directly
 from pcl_kernels.semidefinite_solve.op import rank_cutoff, semidefinite_solve, unit_scale
 
-
-def _cpu(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The registered op: float32/float64 gram (..., k, k) -> α and its SystemInfo."""
-    k, batch = gram.shape[-1], gram.shape[:-2]
-    gram = gram.contiguous()
-    out = torch.empty(gram.shape[:-1], dtype=torch.float64)
-    residual = torch.empty(batch, dtype=torch.float64)
-    status = torch.empty(batch, dtype=torch.int32)
-    count = status.numel()
-    failed = _C.imtl_g(
-        *(gram.data_ptr(), gram.dtype is torch.float32, out.data_ptr(), residual.data_ptr(), status.data_ptr()),
-        *(count, k, threads_for(count, k)),
-    )
-    if failed >= 0:
-        raise refusal(failed, gram)
-    return out, residual, status
-
-
-def _fake(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        gram.new_empty(gram.shape[:-1], dtype=torch.float64),
-        gram.new_empty(gram.shape[:-2], dtype=torch.float64),
-        gram.new_empty(gram.shape[:-2], dtype=torch.int32),
-    )
-
+_cpu = partial(solve, _C.imtl_g)
+_direct = partial(solve_directly, _C.imtl_g)
 
 _op = define(
     "imtl_g(Tensor gram) -> (Tensor, Tensor, Tensor)",
     cpu=_cpu,
-    fake=_fake,
+    fake=fake,
     cuda="pcl_kernels.imtl_g.cuda:imtl_g",
 )
 
@@ -129,17 +108,3 @@ def imtl_g(gram: Tensor, *, return_info: bool = False) -> Tensor | tuple[Tensor,
     check_gram(gram)
     out, *info = _cpu(gram) if plain(gram) else _Differentiable.apply(gram)
     return (out, SystemInfo(*info)) if return_info else out
-
-
-def _direct(gram: Tensor) -> Tensor | None:
-    """The common case without evidence, for which buffers cost more than the solver; None: not that case."""
-    sizes = direct_sizes(gram)
-    if sizes is None:
-        return None
-    batch, k = sizes
-    out = empty_rows(gram, batch, k)
-    is_float, threads = gram.dtype is torch.float32, threads_for(batch, k)
-    failed = _C.imtl_g(gram.data_ptr(), is_float, out.data_ptr(), 0, 0, batch, k, threads)
-    if failed >= 0:
-        raise refusal(failed, gram)
-    return out

@@ -2,47 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
 from pcl_kernels import _C
-from pcl_kernels._checks import check_gram, direct_sizes, empty_rows, refusal, threads_for
+from pcl_kernels._checks import check_gram
 from pcl_kernels._registry import define, plain
 from pcl_kernels._results import SystemInfo
+from pcl_kernels._systems import fake, solve, solve_directly
 from pcl_kernels.semidefinite_solve.op import semidefinite_solve
 
-
-def _cpu(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The registered op: float32/float64 gram (..., k, k) -> α and its SystemInfo."""
-    k, batch = gram.shape[-1], gram.shape[:-2]
-    gram = gram.contiguous()
-    out = torch.empty(gram.shape[:-1], dtype=torch.float64)
-    residual = torch.empty(batch, dtype=torch.float64)
-    status = torch.empty(batch, dtype=torch.int32)
-    count = status.numel()
-    failed = _C.nash_mtl(
-        *(gram.data_ptr(), gram.dtype is torch.float32, out.data_ptr(), residual.data_ptr(), status.data_ptr()),
-        *(count, k, threads_for(count, k)),
-    )
-    if failed >= 0:
-        raise refusal(failed, gram)
-    return out, residual, status
-
-
-def _fake(gram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        gram.new_empty(gram.shape[:-1], dtype=torch.float64),
-        gram.new_empty(gram.shape[:-2], dtype=torch.float64),
-        gram.new_empty(gram.shape[:-2], dtype=torch.int32),
-    )
-
+_cpu = partial(solve, _C.nash_mtl)
+_direct = partial(solve_directly, _C.nash_mtl)
 
 _op = define(
     "nash_mtl(Tensor gram) -> (Tensor, Tensor, Tensor)",
     cpu=_cpu,
-    fake=_fake,
+    fake=fake,
     cuda="pcl_kernels.nash_mtl.cuda:nash_mtl",
 )
 
@@ -100,17 +79,3 @@ def nash_mtl(gram: Tensor, *, return_info: bool = False) -> Tensor | tuple[Tenso
     check_gram(gram)
     out, *info = _cpu(gram) if plain(gram) else _Differentiable.apply(gram)
     return (out, SystemInfo(*info)) if return_info else out
-
-
-def _direct(gram: Tensor) -> Tensor | None:
-    """The common case without evidence, for which buffers cost more than the solver; None: not that case."""
-    sizes = direct_sizes(gram)
-    if sizes is None:
-        return None
-    batch, k = sizes
-    out = empty_rows(gram, batch, k)
-    is_float, threads = gram.dtype is torch.float32, threads_for(batch, k)
-    failed = _C.nash_mtl(gram.data_ptr(), is_float, out.data_ptr(), 0, 0, batch, k, threads)
-    if failed >= 0:
-        raise refusal(failed, gram)
-    return out
