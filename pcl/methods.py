@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from pcl.memory.edit import Edit
 from pcl.memory.gmed import GMEDEdit
@@ -35,12 +34,11 @@ from pcl.weighting.moco import MoCo
 from pcl.weighting.nash_mtl import NashMTL
 from pcl.weighting.pcgrad import PCGrad
 from pcl.weighting.rlw import RLW
+from pcl.weighting.scale import Scale
 from pcl.weighting.scale_invariant import ScaleInvariant
 from pcl.weighting.sdmgrad import SDMGrad
 from pcl.weighting.trimmed_mean import TrimmedMean
 from pcl.weighting.uncertainty import Uncertainty
-
-Scale = Literal["paper", "unit"]
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pcl.weighting.base import Stateless
 from pcl.weighting.preference import checked_preference, preference_vector
+from pcl.weighting.scale import Scale, checked_scale, scaled
 from pcl_kernels import cagrad_dual
 
 
@@ -41,15 +41,13 @@ class CAGrad(Stateless):
         self,
         c: float = 0.5,
         *,
-        scale: Literal["paper", "unit"] = "paper",
+        scale: Scale = "paper",
         preference: Mapping[str, float] | None = None,
     ) -> None:
         if not 0 <= c < math.inf:
             raise ValueError(f"CAGrad c: expected a finite number of at least 0, got {c}")
-        if scale not in ("paper", "unit"):
-            raise ValueError(f"CAGrad scale: expected 'paper' or 'unit', got {scale!r}")
         self.c = c
-        self.scale = scale
+        self.scale = checked_scale(scale, "CAGrad")
         self.preference = checked_preference(preference, "CAGrad")
 
     def __call__(self, gram: Tensor, losses: Tensor, tasks: Sequence[str]) -> Tensor:
@@ -59,4 +57,4 @@ class CAGrad(Stateless):
         norm = (w @ gram @ w).clamp(min=0).sqrt()
         longer = self.c * mean_norm / norm
         weights = p + torch.where(torch.isfinite(longer), longer, 0.0) * w
-        return weights / weights.sum() if self.scale == "unit" else weights
+        return scaled(weights, self.scale)

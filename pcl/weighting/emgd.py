@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pcl.weighting.base import Needs
+from pcl.weighting.scale import Scale, checked_scale, scaled
 from pcl.weighting.task_state import TaskState
 from pcl_kernels import elastic_factors, simplex_qp
 
@@ -61,7 +62,7 @@ class EMGD:
         variant: Literal["paper", "code"] = "paper",
         temperature: float | None = None,
         lower: float | None = None,
-        scale: Literal["paper", "unit"] = "paper",
+        scale: Scale = "paper",
         momentum: tuple[float, float] = (0.9, 0.1),
         floor: float = 1e-4,
     ) -> None:
@@ -69,8 +70,6 @@ class EMGD:
             raise ValueError(f"EMGD factors: expected 'gmc' or 'gs', got {factors!r}")
         if variant not in ("paper", "code"):
             raise ValueError(f"EMGD variant: expected 'paper' or 'code', got {variant!r}")
-        if scale not in ("paper", "unit"):
-            raise ValueError(f"EMGD scale: expected 'paper' or 'unit', got {scale!r}")
         if temperature is None:
             temperature = 1.0 if variant == "paper" else 5.0
         if not temperature > 0:
@@ -86,7 +85,7 @@ class EMGD:
         self.factors = factors
         self.temperature = temperature
         self.lower = lower  # None: 1 / (k + 1)
-        self.scale = scale
+        self.scale = checked_scale(scale, "EMGD")
         self.momentum = momentum
         self.floor = floor
         self._norms = TaskState(1, start=torch.nan)  # moving averages; NaN for a task that is new
@@ -95,7 +94,7 @@ class EMGD:
         sigma = self.elastic_factors(gram, tasks)
         lower = 1 / (len(tasks) + 1) if self.lower is None else self.lower
         weights = _above(lower, gram, sigma) if lower else simplex_qp(gram, sigma)
-        return weights / weights.sum() if self.scale == "unit" else weights
+        return scaled(weights, self.scale)
 
     def elastic_factors(self, gram: Tensor, tasks: Sequence[str]) -> Tensor:
         """sigma ``(k,)`` float64; with ``"gmc"`` the moving averages go one step on."""

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pcl.weighting.base import Needs
 from pcl.weighting.preference import checked_preference, preference_vector
+from pcl.weighting.scale import Scale, checked_scale, scaled
 from pcl.weighting.task_state import TaskState
 from pcl_kernels import nash_mtl
 
@@ -45,7 +46,7 @@ class FairGrad:
         alpha: float = 2.0,
         *,
         update_every: int = 1,
-        scale: Literal["paper", "unit"] = "paper",
+        scale: Scale = "paper",
         preference: Mapping[str, float] | None = None,
     ) -> None:
         name = type(self).__name__
@@ -53,11 +54,9 @@ class FairGrad:
             raise ValueError(f"{name} alpha: expected a finite number above 0, got {alpha}")
         if update_every < 1:
             raise ValueError(f"{name} update_every: expected at least 1 step, got {update_every}")
-        if scale not in ("paper", "unit"):
-            raise ValueError(f"{name} scale: expected 'paper' or 'unit', got {scale!r}")
         self.alpha = alpha
         self.update_every = update_every
-        self.scale = scale
+        self.scale = checked_scale(scale, name)
         self.preference = checked_preference(preference, name)
         self._last = TaskState(1, start=torch.nan)  # weights; NaN for a task that has none yet
         self._solved_for: tuple[str, ...] = ()
@@ -69,9 +68,7 @@ class FairGrad:
             counts = None
             if self.preference is not None:
                 counts = len(tasks) * preference_vector(self.preference, tasks, gram)
-            solved = nash_mtl(gram, counts, alpha=self.alpha)
-            if self.scale == "unit":
-                solved = solved / solved.sum()
+            solved = scaled(nash_mtl(gram, counts, alpha=self.alpha), self.scale)
             kept = torch.where(last.isnan(), 1 / len(tasks), last)
             last.copy_(torch.where(solved.isnan(), kept, solved))
             self._solved_for, self._age = tuple(tasks), 0

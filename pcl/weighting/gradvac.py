@@ -1,7 +1,7 @@
 """GradVac: gradients are turned towards the cosines that are usual among them."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from pcl.devices import to_device
 from pcl.randomness import drawn_seed, generator
 from pcl.weighting.base import Needs
 from pcl.weighting.pair_state import PairState
+from pcl.weighting.scale import Scale, checked_scale, scaled
 from pcl_kernels import gradvac, random_orders
 
 
@@ -33,13 +34,11 @@ class GradVac:
     needs: Needs = "gram"
     capturable = False
 
-    def __init__(self, beta: float = 0.01, *, scale: Literal["paper", "unit"] = "paper", seed: int = 0) -> None:
+    def __init__(self, beta: float = 0.01, *, scale: Scale = "paper", seed: int = 0) -> None:
         if not 0 <= beta <= 1:
             raise ValueError(f"GradVac beta: expected a number from 0 to 1, got {beta}")
-        if scale not in ("paper", "unit"):
-            raise ValueError(f"GradVac scale: expected 'paper' or 'unit', got {scale!r}")
         self.beta = beta
-        self.scale = scale
+        self.scale = checked_scale(scale, "GradVac")
         self._targets = PairState()
         self._draws = generator(seed, "weighting", "gradvac")
 
@@ -48,7 +47,7 @@ class GradVac:
         orders = random_orders(len(tasks), drawn_seed(self._draws))
         weights, moved = gradvac(gram, to_device(orders, gram.device), targets, self.beta)
         targets.copy_(moved)
-        return weights / weights.sum() if self.scale == "unit" else weights
+        return scaled(weights, self.scale)
 
     def forget(self, task: str) -> None:
         """Drop the averages of every pair with a task that has ended."""

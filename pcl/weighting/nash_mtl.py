@@ -1,9 +1,9 @@
 """Nash-MTL: task weights as the outcome of a bargain."""
 
 from collections.abc import Mapping
-from typing import Literal
 
 from pcl.weighting.fairgrad import FairGrad
+from pcl.weighting.scale import Scale
 
 
 class NashMTL(FairGrad):
@@ -29,7 +29,7 @@ class NashMTL(FairGrad):
         self,
         *,
         update_every: int = 1,
-        scale: Literal["paper", "unit"] = "paper",
+        scale: Scale = "paper",
         preference: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(1.0, update_every=update_every, scale=scale, preference=preference)

@@ -1,13 +1,14 @@
 """PCGrad: project conflicting gradients."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from pcl.devices import to_device
 from pcl.randomness import drawn_seed, generator
 from pcl.weighting.base import Needs
+from pcl.weighting.scale import Scale, checked_scale, scaled
 from pcl_kernels import pcgrad, random_orders
 
 
@@ -33,13 +34,11 @@ class PCGrad:
     needs: Needs = "gram"
     capturable = False
 
-    def __init__(self, *, orders: int = 1, scale: Literal["paper", "unit"] = "paper", seed: int = 0) -> None:
+    def __init__(self, *, orders: int = 1, scale: Scale = "paper", seed: int = 0) -> None:
         if orders < 1:
             raise ValueError(f"PCGrad orders: expected at least 1, got {orders}")
-        if scale not in ("paper", "unit"):
-            raise ValueError(f"PCGrad scale: expected 'paper' or 'unit', got {scale!r}")
         self.orders = orders
-        self.scale = scale
+        self.scale = checked_scale(scale, "PCGrad")
         self._draws = generator(seed, "weighting", "pcgrad")
 
     def __call__(self, gram: Tensor, losses: Tensor, tasks: Sequence[str]) -> Tensor:
@@ -48,7 +47,7 @@ class PCGrad:
         weights = pcgrad(gram, to_device(orders, gram.device))
         if batch is not None:
             weights = weights.mean(dim=0)
-        return weights / weights.sum() if self.scale == "unit" else weights
+        return scaled(weights, self.scale)
 
     def forget(self, task: str) -> None:
         """Nothing is remembered of a task."""

@@ -7,21 +7,18 @@ from torch import Tensor
 
 from pcl_kernels._checks import vector_address
 from pcl_kernels._cuda import launch
+from pcl_kernels._programs import Results, addresses, room
 
 
-def cagrad_dual(gram: Tensor, c: float, preference: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def cagrad_dual(gram: Tensor, c: float, preference: Tensor | None) -> Results:
     """w, gap, active, pivots, status for float32/float64 gram (..., k, k), float64 preference (k,) or (..., k)."""
-    k, batch = gram.shape[-1], gram.shape[:-2]
+    k = gram.shape[-1]
     gram = gram.contiguous()
     preference = None if preference is None else preference.contiguous()
-    out = gram.new_empty(gram.shape[:-1], dtype=torch.float64)
-    gap = gram.new_empty(batch, dtype=torch.float64)
-    active = gram.new_empty(gram.shape[:-1], dtype=torch.bool)
-    pivots = gram.new_empty(batch, dtype=torch.int32)
-    status = gram.new_empty(batch, dtype=torch.int32)
+    results = room(gram)
     launch(
-        *("cagrad_dual", gram.device, gap.numel(), k),
-        *(gram.data_ptr(), gram.dtype is torch.float32, c, *vector_address(preference, gram), out.data_ptr()),
-        *(gap.data_ptr(), active.data_ptr(), pivots.data_ptr(), status.data_ptr()),
+        *("cagrad_dual", gram.device, results[-1].numel(), k),
+        *(gram.data_ptr(), gram.dtype is torch.float32, c, *vector_address(preference, gram)),
+        *addresses(results),
     )
-    return out, gap, active, pivots, status
+    return results

@@ -18,48 +18,32 @@ from pcl_kernels._checks import (
     threads_for,
     vector_address,
 )
+from pcl_kernels._programs import Results, addresses, room
 from pcl_kernels._registry import define, plain
 from pcl_kernels._results import QPInfo
 
-_Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
-
-def _cpu(gram: Tensor, c: float, preference: Tensor | None) -> _Results:
+def _cpu(gram: Tensor, c: float, preference: Tensor | None) -> Results:
     """The registered op: float32/float64 gram (..., k, k), float64 preference (k,) or (..., k) -> w and its QPInfo."""
-    k, batch = gram.shape[-1], gram.shape[:-2]
+    k = gram.shape[-1]
     gram = gram.contiguous()
     preference = None if preference is None else preference.contiguous()
-    out = torch.empty(gram.shape[:-1], dtype=torch.float64)
-    gap = torch.empty(batch, dtype=torch.float64)
-    active = torch.empty(gram.shape[:-1], dtype=torch.bool)
-    pivots = torch.empty(batch, dtype=torch.int32)
-    status = torch.empty(batch, dtype=torch.int32)
-    count = gap.numel()
+    results = room(gram)
+    count = results[-1].numel()
     failed = _C.cagrad_dual(
-        *(gram.data_ptr(), gram.dtype is torch.float32, c, *vector_address(preference, gram), out.data_ptr()),
-        *(gap.data_ptr(), active.data_ptr(), pivots.data_ptr(), status.data_ptr()),
+        *(gram.data_ptr(), gram.dtype is torch.float32, c, *vector_address(preference, gram)),
+        *addresses(results),
         *(count, k, threads_for(count, k)),
     )
     if failed >= 0:
         raise refusal(failed, gram, preference)
-    return out, gap, active, pivots, status
-
-
-def _fake(gram: Tensor, c: float, preference: Tensor | None) -> _Results:
-    batch, rows = gram.shape[:-2], gram.shape[:-1]
-    return (
-        gram.new_empty(rows, dtype=torch.float64),
-        gram.new_empty(batch, dtype=torch.float64),
-        gram.new_empty(rows, dtype=torch.bool),
-        gram.new_empty(batch, dtype=torch.int32),
-        gram.new_empty(batch, dtype=torch.int32),
-    )
+    return results
 
 
 _op = define(
     "cagrad_dual(Tensor gram, float c, Tensor? preference) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     cpu=_cpu,
-    fake=_fake,
+    fake=room,
     cuda="pcl_kernels.cagrad_dual.cuda:cagrad_dual",
 )
 

@@ -6,21 +6,18 @@ import torch
 from torch import Tensor
 
 from pcl_kernels._cuda import launch
+from pcl_kernels._programs import Results, addresses, room
 
 
-def cone_qp(gram: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def cone_qp(gram: Tensor, b: Tensor) -> Results:
     """v, gap, active, pivots, status for float32/float64 gram (..., k, k) and float64 b (k,) or (..., k)."""
     k, batch = gram.shape[-1], gram.shape[:-2]
     gram, b = gram.contiguous(), b.contiguous()
-    out = gram.new_empty(gram.shape[:-1], dtype=torch.float64)
-    gap = gram.new_empty(batch, dtype=torch.float64)
-    active = gram.new_empty(gram.shape[:-1], dtype=torch.bool)
-    pivots = gram.new_empty(batch, dtype=torch.int32)
-    status = gram.new_empty(batch, dtype=torch.int32)
+    results = room(gram)
     launch(
-        *("cone_qp", gram.device, gap.numel(), k),
+        *("cone_qp", gram.device, results[-1].numel(), k),
         *(gram.data_ptr(), gram.dtype is torch.float32),
-        *(b.data_ptr(), k if b.dim() == gram.dim() - 1 and batch else 0, out.data_ptr()),
-        *(gap.data_ptr(), active.data_ptr(), pivots.data_ptr(), status.data_ptr()),
+        *(b.data_ptr(), k if b.dim() == gram.dim() - 1 and batch else 0),
+        *addresses(results),
     )
-    return out, gap, active, pivots, status
+    return results

@@ -17,6 +17,7 @@ from pcl_kernels._checks import (
     not_finite,
     threads_for,
 )
+from pcl_kernels._programs import Results, addresses, room
 from pcl_kernels._registry import define, plain
 from pcl_kernels._results import QPInfo
 from pcl_kernels.semidefinite_solve.op import rank_cutoff, restricted, semidefinite_solve, unit_scale
@@ -24,44 +25,26 @@ from pcl_kernels.semidefinite_solve.op import rank_cutoff, restricted, semidefin
 _f64, _f32 = torch.float64, torch.float32
 
 
-_Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-
-
-def _cpu(gram: Tensor, b: Tensor) -> _Results:
+def _cpu(gram: Tensor, b: Tensor) -> Results:
     """The registered op: float32/float64 gram (..., k, k) and float64 b (k,) or (..., k) -> v and its QPInfo."""
     k, batch = gram.shape[-1], gram.shape[:-2]
     gram, b = gram.contiguous(), b.contiguous()
-    out = torch.empty(gram.shape[:-1], dtype=_f64)
-    gap = torch.empty(batch, dtype=_f64)
-    active = torch.empty(gram.shape[:-1], dtype=torch.bool)
-    pivots = torch.empty(batch, dtype=torch.int32)
-    status = torch.empty(batch, dtype=torch.int32)
-    count = gap.numel()
+    results = room(gram)
+    count = results[-1].numel()
     failed = _C.cone_qp(
         *(gram.data_ptr(), gram.dtype is _f32, b.data_ptr(), k if b.dim() == gram.dim() - 1 and batch else 0),
-        *(out.data_ptr(), gap.data_ptr(), active.data_ptr(), pivots.data_ptr(), status.data_ptr()),
+        *addresses(results),
         *(count, k, threads_for(count, k)),
     )
     if failed >= 0:
         raise _refusal(failed, gram, b)
-    return out, gap, active, pivots, status
-
-
-def _fake(gram: Tensor, b: Tensor) -> _Results:
-    batch, rows = gram.shape[:-2], gram.shape[:-1]
-    return (
-        gram.new_empty(rows, dtype=_f64),
-        gram.new_empty(batch, dtype=_f64),
-        gram.new_empty(rows, dtype=torch.bool),
-        gram.new_empty(batch, dtype=torch.int32),
-        gram.new_empty(batch, dtype=torch.int32),
-    )
+    return results
 
 
 _op = define(
     "cone_qp(Tensor gram, Tensor b) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     cpu=_cpu,
-    fake=_fake,
+    fake=room,
     cuda="pcl_kernels.cone_qp.cuda:cone_qp",
 )
 
@@ -88,7 +71,7 @@ class _Differentiable(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gram: Tensor, b: Tensor) -> _Results:
+    def forward(ctx: Any, gram: Tensor, b: Tensor) -> Results:
         out, gap, active, pivots, status = _op(gram, b)
         ctx.save_for_backward(gram, b, out, active)
         ctx.mark_non_differentiable(gap, active, pivots, status)

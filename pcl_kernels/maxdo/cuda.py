@@ -6,20 +6,17 @@ import torch
 from torch import Tensor
 
 from pcl_kernels._cuda import launch
+from pcl_kernels._programs import Results, addresses, room
 
 
-def maxdo(gram: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def maxdo(gram: Tensor) -> Results:
     """w, gap, active, pivots, status for float32/float64 gram (..., k, k)."""
-    k, batch = gram.shape[-1], gram.shape[:-2]
+    k = gram.shape[-1]
     gram = gram.contiguous()
-    out = gram.new_empty(gram.shape[:-1], dtype=torch.float64)
-    gap = gram.new_empty(batch, dtype=torch.float64)
-    active = gram.new_empty(gram.shape[:-1], dtype=torch.bool)
-    pivots = gram.new_empty(batch, dtype=torch.int32)
-    status = gram.new_empty(batch, dtype=torch.int32)
+    results = room(gram)
     launch(
-        *("maxdo", gram.device, gap.numel(), k),
-        *(gram.data_ptr(), gram.dtype is torch.float32, out.data_ptr()),
-        *(gap.data_ptr(), active.data_ptr(), pivots.data_ptr(), status.data_ptr()),
+        *("maxdo", gram.device, results[-1].numel(), k),
+        *(gram.data_ptr(), gram.dtype is torch.float32),
+        *addresses(results),
     )
-    return out, gap, active, pivots, status
+    return results

@@ -9,47 +9,30 @@ from torch import Tensor
 
 from pcl_kernels import _C
 from pcl_kernels._checks import check_gram, direct_sizes, empty_rows, refusal, threads_for
+from pcl_kernels._programs import Results, addresses, room
 from pcl_kernels._registry import define, plain
 from pcl_kernels._results import QPInfo
 
-_Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
-
-def _cpu(gram: Tensor) -> _Results:
+def _cpu(gram: Tensor) -> Results:
     """The registered op: float32/float64 gram (..., k, k) -> w and its QPInfo."""
-    k, batch = gram.shape[-1], gram.shape[:-2]
+    k = gram.shape[-1]
     gram = gram.contiguous()
-    out = torch.empty(gram.shape[:-1], dtype=torch.float64)
-    gap = torch.empty(batch, dtype=torch.float64)
-    active = torch.empty(gram.shape[:-1], dtype=torch.bool)
-    pivots = torch.empty(batch, dtype=torch.int32)
-    status = torch.empty(batch, dtype=torch.int32)
-    count = gap.numel()
+    results = room(gram)
+    count = results[-1].numel()
     failed = _C.maxdo(
-        *(gram.data_ptr(), gram.dtype is torch.float32, out.data_ptr()),
-        *(gap.data_ptr(), active.data_ptr(), pivots.data_ptr(), status.data_ptr()),
+        *(gram.data_ptr(), gram.dtype is torch.float32, *addresses(results)),
         *(count, k, threads_for(count, k)),
     )
     if failed >= 0:
         raise refusal(failed, gram)
-    return out, gap, active, pivots, status
-
-
-def _fake(gram: Tensor) -> _Results:
-    batch, rows = gram.shape[:-2], gram.shape[:-1]
-    return (
-        gram.new_empty(rows, dtype=torch.float64),
-        gram.new_empty(batch, dtype=torch.float64),
-        gram.new_empty(rows, dtype=torch.bool),
-        gram.new_empty(batch, dtype=torch.int32),
-        gram.new_empty(batch, dtype=torch.int32),
-    )
+    return results
 
 
 _op = define(
     "maxdo(Tensor gram) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     cpu=_cpu,
-    fake=_fake,
+    fake=room,
     cuda="pcl_kernels.maxdo.cuda:maxdo",
 )
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pcl_kernels import _C
 from pcl_kernels._checks import check_gram, check_vector, not_a_gramian, not_finite, threads_for
+from pcl_kernels._programs import Results, addresses, room
 from pcl_kernels._registry import define, plain
 from pcl_kernels._results import QPInfo
 from pcl_kernels.semidefinite_solve.op import rank_cutoff, restricted, semidefinite_solve, unit_scale
@@ -17,54 +18,30 @@ _f64, _f32 = torch.float64, torch.float32
 _empty, _solve = torch.empty, _C.simplex_qp
 
 
-def _cpu(gram: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _cpu(gram: Tensor, sigma: Tensor | None) -> Results:
     """The registered op: contiguous float32/float64 gram (..., k, k) and float64 sigma (k,) or (..., k)."""
     k = gram.shape[-1]
     batch = gram.shape[:-2]
     gram = gram.contiguous()
-    out = _empty(gram.shape[:-1], dtype=_f64)
-    gap = _empty(batch, dtype=_f64)
-    active = _empty(gram.shape[:-1], dtype=torch.bool)
-    pivots = _empty(batch, dtype=torch.int32)
-    status = _empty(batch, dtype=torch.int32)
+    results = room(gram)
     sigma_at, sigma_stride = 0, 0
     if sigma is not None:
         sigma = sigma.contiguous()
         sigma_at, sigma_stride = sigma.data_ptr(), k if sigma.dim() == gram.dim() - 1 and batch else 0
+    count = results[-1].numel()
     failed = _solve(
-        gram.data_ptr(),
-        gram.dtype is _f32,
-        sigma_at,
-        sigma_stride,
-        out.data_ptr(),
-        gap.data_ptr(),
-        active.data_ptr(),
-        pivots.data_ptr(),
-        status.data_ptr(),
-        gap.numel(),
-        k,
-        threads_for(gap.numel(), k),
+        *(gram.data_ptr(), gram.dtype is _f32, sigma_at, sigma_stride, *addresses(results)),
+        *(count, k, threads_for(count, k)),
     )
     if failed >= 0:
         _refuse(failed, gram, sigma)
-    return out, gap, active, pivots, status
-
-
-def _fake(gram: Tensor, sigma: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    batch, rows = gram.shape[:-2], gram.shape[:-1]
-    return (
-        gram.new_empty(rows, dtype=_f64),
-        gram.new_empty(batch, dtype=_f64),
-        gram.new_empty(rows, dtype=torch.bool),
-        gram.new_empty(batch, dtype=torch.int32),
-        gram.new_empty(batch, dtype=torch.int32),
-    )
+    return results
 
 
 _op = define(
     "simplex_qp(Tensor gram, Tensor? sigma) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     cpu=_cpu,
-    fake=_fake,
+    fake=room,
     cuda="pcl_kernels.simplex_qp.cuda:simplex_qp",
 )
 

@@ -7,20 +7,7 @@ import torch
 from torch import Tensor
 
 from pcl import FairGrad, NashMTL
-
-NAMES = [f"t{i}" for i in range(20)]
-SIZES = [1, 2, 5, 20]
-
-
-def gradients(k: int, seed: int) -> Tensor:
-    """k gradients ``(k, 30)`` with norms over two decades."""
-    draws = torch.Generator().manual_seed(seed)
-    g = torch.randn(k, 30, dtype=torch.float64, generator=draws)
-    return g * 10 ** (2 * torch.rand(k, 1, dtype=torch.float64, generator=draws))
-
-
-def weigh(weighting: FairGrad, g: Tensor) -> Tensor:
-    return weighting(g @ g.T, torch.ones(len(g)), NAMES[: len(g)])
+from tests.weighting.cases import NAMES, SIZES, gradients, weigh
 
 
 @pytest.mark.parametrize("k", SIZES)

@@ -2,23 +2,12 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from pcl import GradVac, PCGrad
 from pcl.weighting.pair_state import PairState
+from tests.weighting.cases import gradients, weigh
 
-NAMES = [f"t{i}" for i in range(20)]
 CPU = torch.device("cpu")
-
-
-def gradients(k: int, seed: int) -> Tensor:
-    draws = torch.Generator().manual_seed(seed)
-    g = torch.randn(k, 30, dtype=torch.float64, generator=draws)
-    return g * 10 ** (2 * torch.rand(k, 1, dtype=torch.float64, generator=draws))
-
-
-def weigh(weighting: GradVac | PCGrad, g: Tensor, names: list[str] = NAMES) -> Tensor:
-    return weighting(g @ g.T, torch.ones(len(g)), names[: len(g)])
 
 
 def test_two_tasks_reach_their_target_and_move_it() -> None:

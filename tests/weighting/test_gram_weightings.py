@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
 
 from pcl import IMTL, IMTLG, MGDA, AlignedMTL, CAGrad, ConFIG, DualProj, Krum, NashMTL, UPGrad, Weighting
+from tests.weighting.cases import SIZES, conflicting, gradients, weigh
 
 WEIGHTINGS: dict[str, Callable[[], Weighting]] = {
     "cagrad": CAGrad,
@@ -23,27 +23,6 @@ WEIGHTINGS: dict[str, Callable[[], Weighting]] = {
     "mgda-l2": lambda: MGDA("l2"),
     "mgda-loss-plus": lambda: MGDA("loss+"),
 }
-NAMES = [f"t{i}" for i in range(20)]
-SIZES = [1, 2, 5, 20]
-
-
-def gradients(k: int, seed: int, *, shared: float = 0.0, decades: float = 2.0) -> Tensor:
-    """k gradients ``(k, 30)`` with norms over some decades; ``shared`` pulls them into one direction."""
-    draws = torch.Generator().manual_seed(seed)
-    g = torch.randn(k, 30, dtype=torch.float64, generator=draws)
-    g = g + shared * torch.randn(30, dtype=torch.float64, generator=draws)
-    return g * 10 ** (decades * torch.rand(k, 1, dtype=torch.float64, generator=draws))
-
-
-def conflicting(k: int, seed: int) -> Tensor:
-    """Gradients in few dimensions, so that many are opposed to each other."""
-    draws = torch.Generator().manual_seed(seed)
-    g = torch.randn(k, 3, dtype=torch.float64, generator=draws)
-    return g * 10 ** (2 * torch.rand(k, 1, dtype=torch.float64, generator=draws))
-
-
-def weigh(weighting: Weighting, g: Tensor) -> Tensor:
-    return weighting(g @ g.T, torch.ones(len(g)), NAMES[: len(g)])
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from pcl import Krum
-
-NAMES = [f"t{i}" for i in range(20)]
+from tests.weighting.cases import weigh
 
 
 def plain(g: Tensor, f: int, selected: int, power: int = 2) -> list[int]:
@@ -17,10 +16,6 @@ def plain(g: Tensor, f: int, selected: int, power: int = 2) -> list[int]:
         distances = sorted((g[i] - g[j]).norm().item() ** power for j in range(k) if j != i)
         scores.append(sum(distances[: k - f - 2]))
     return sorted(sorted(range(k), key=lambda i: scores[i])[:selected])
-
-
-def weigh(weighting: Krum, g: Tensor) -> Tensor:
-    return weighting(g @ g.T, torch.ones(len(g)), NAMES[: len(g)])
 
 
 def gradients(k: int, seed: int) -> Tensor:

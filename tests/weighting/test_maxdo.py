@@ -5,18 +5,7 @@ import torch
 from torch import Tensor
 
 from pcl import MaxDO
-
-NAMES = [f"t{i}" for i in range(20)]
-
-
-def gradients(k: int, seed: int, width: int = 30) -> Tensor:
-    draws = torch.Generator().manual_seed(seed)
-    g = torch.randn(k, width, dtype=torch.float64, generator=draws)
-    return g * 10 ** (2 * torch.rand(k, 1, dtype=torch.float64, generator=draws))
-
-
-def weigh(g: Tensor) -> Tensor:
-    return MaxDO()(g @ g.T, torch.ones(len(g)), NAMES[: len(g)])
+from tests.weighting.cases import gradients, weigh
 
 
 def relative_asymmetric_distance(d: Tensor, g: Tensor) -> Tensor:
@@ -28,8 +17,8 @@ def relative_asymmetric_distance(d: Tensor, g: Tensor) -> Tensor:
 @pytest.mark.parametrize("k", [1, 2, 5, 20])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_direction_is_nearer_to_all(k: int, seed: int, width: int) -> None:
-    g = gradients(k, seed, width)
-    weights = weigh(g)
+    g = gradients(k, seed, width=width)
+    weights = weigh(MaxDO(), g)
     d = weights @ g
     assert (weights >= 0).all()
     assert weights.sum() == pytest.approx(1)
@@ -45,11 +34,11 @@ def test_no_direction_is_nearer_to_all(k: int, seed: int, width: int) -> None:
 def test_no_task_ascends(seed: int) -> None:
     """<g_i, d> >= |d|^2 / 2, because the ratio is at most 1."""
     g = gradients(6, seed, width=4)
-    d = weigh(g) @ g
+    d = weigh(MaxDO(), g) @ g
     assert (g @ d >= d @ d / 2 - 1e-9 * g.norm(dim=1) * d.norm()).all()
 
 
 def test_a_zero_gradient_takes_the_weight() -> None:
     g = torch.cat([gradients(2, seed=0), torch.zeros(1, 30, dtype=torch.float64)])
-    assert weigh(g).tolist() == [0.0, 0.0, 1.0]
-    assert weigh(torch.zeros(4, 3, dtype=torch.float64)).tolist() == [0.25] * 4
+    assert weigh(MaxDO(), g).tolist() == [0.0, 0.0, 1.0]
+    assert weigh(MaxDO(), torch.zeros(4, 3, dtype=torch.float64)).tolist() == [0.25] * 4

@@ -13,6 +13,7 @@ from torch import Tensor
 from pcl import AGEM, GEM, MEGAI, MEGAII, MEMORY, Weighting, memory_of
 from pcl_kernels.cone_qp.reference import cone_qp as cone_qp_reference
 from tests.kernels.hard_gramians import hard_set
+from tests.weighting.cases import gradients
 
 RULES: dict[str, Callable[[], Weighting]] = {
     "gem": GEM,
@@ -28,13 +29,6 @@ def names(active: int, memory: int) -> list[str]:
     return [f"t{i}" for i in range(active)] + [memory_of(f"old{i}") for i in range(memory)]
 
 
-def gradients(k: int, seed: int, *, dimensions: int = 30, decades: float = 2.0) -> Tensor:
-    """k gradients whose norms differ by some decades; in few dimensions many are opposed to each other."""
-    draws = torch.Generator().manual_seed(seed)
-    g = torch.randn(k, dimensions, dtype=torch.float64, generator=draws)
-    return g * 10 ** (decades * torch.rand(k, 1, dtype=torch.float64, generator=draws))
-
-
 def weigh(rule: Weighting, g: Tensor, tasks: Sequence[str], losses: Tensor | None = None) -> Tensor:
     losses = torch.ones(len(g)) if losses is None else losses
     return rule(None if rule.needs == "losses" else g @ g.T, losses, tasks)  # type: ignore[arg-type]
@@ -46,7 +40,7 @@ def weigh(rule: Weighting, g: Tensor, tasks: Sequence[str], losses: Tensor | Non
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_without_memory_it_is_the_mean(name: str, k: int) -> None:
-    weights = weigh(RULES[name](), gradients(k, seed=k, dimensions=2), names(k, 0), torch.rand(k))
+    weights = weigh(RULES[name](), gradients(k, seed=k, width=2), names(k, 0), torch.rand(k))
     assert torch.equal(weights, torch.full((k,), 1 / k, dtype=torch.float64))
 
 
@@ -54,13 +48,13 @@ def test_without_memory_it_is_the_mean(name: str, k: int) -> None:
 @pytest.mark.parametrize("tasks", [[MEMORY], names(0, 3)])
 def test_with_nothing_but_memory_it_is_the_mean(name: str, tasks: list[str]) -> None:
     k = len(tasks)
-    weights = weigh(RULES[name](), gradients(k, seed=k, dimensions=2), tasks, torch.rand(k))
+    weights = weigh(RULES[name](), gradients(k, seed=k, width=2), tasks, torch.rand(k))
     assert torch.allclose(weights, torch.full((k,), 1 / k, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_the_order_of_the_tasks_does_not_matter(name: str) -> None:
-    g, tasks, losses = gradients(6, seed=1, dimensions=4), [*names(3, 2), MEMORY], torch.rand(6)
+    g, tasks, losses = gradients(6, seed=1, width=4), [*names(3, 2), MEMORY], torch.rand(6)
     weights = weigh(RULES[name](), g, tasks, losses)
     order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
     moved = weigh(RULES[name](), g[order], [tasks[i] for i in order], losses[order])
@@ -72,7 +66,7 @@ def test_tasks_come_and_go_and_what_was_given_out_stays(name: str) -> None:
     """One rule through several steps gives what a new one gives in each, and no later call changes a result."""
     rule, given = RULES[name](), []
     for step, tasks in enumerate([["a"], ["a", "b"], ["b", MEMORY], ["b", "c", MEMORY], ["b", "c", MEMORY], ["c"]]):
-        g, losses = gradients(len(tasks), seed=step, dimensions=2), torch.rand(len(tasks)) + 0.2
+        g, losses = gradients(len(tasks), seed=step, width=2), torch.rand(len(tasks)) + 0.2
         weights = weigh(rule, g, tasks, losses)
         assert torch.equal(weights, weigh(RULES[name](), g, tasks, losses))
         given.append((weights, weights.clone()))
@@ -88,7 +82,7 @@ def test_tasks_come_and_go_and_what_was_given_out_stays(name: str) -> None:
 @pytest.mark.parametrize("seed", range(10))
 def test_gem_is_the_projection_of_equation_8(memory: int, dimensions: int, seed: int) -> None:
     """Its dual by every active set; and what makes the primal optimal: feasible, and d - g in the span that pushes."""
-    g, tasks = gradients(2 + memory, seed, dimensions=dimensions), names(2, memory)
+    g, tasks = gradients(2 + memory, seed, width=dimensions), names(2, memory)
     weights = weigh(GEM(), g, tasks)
     assert torch.equal(weights[:2], torch.full((2,), 0.5, dtype=torch.float64))
     current, old = g[:2].mean(dim=0), g[2:]
@@ -107,7 +101,7 @@ def test_gem_is_the_projection_of_equation_8(memory: int, dimensions: int, seed:
 def test_gem_conflicts_with_no_memory(variant: str, memory: int, decades: float) -> None:
     conflicts = 0
     for seed in range(40):
-        g = gradients(3 + memory, seed, dimensions=3 if seed % 2 else 40, decades=decades)
+        g = gradients(3 + memory, seed, width=3 if seed % 2 else 40, decades=decades)
         weights = weigh(GEM() if variant == "plain" else GEM(0.5, variant="code"), g, names(3, memory))
         d = weights @ g
         current = g[:3].mean(dim=0)
@@ -152,7 +146,7 @@ def test_gem_leaves_a_gradient_alone_that_harms_nobody() -> None:
 
 
 def test_the_margin_of_the_paper_is_added_and_that_of_the_code_bounds() -> None:
-    g, tasks = gradients(5, seed=4, dimensions=3), names(1, 4)
+    g, tasks = gradients(5, seed=4, width=3), names(1, 4)
     assert (g[1:] @ g[0]).min() < 0
     plain = weigh(GEM(), g, tasks)
     assert torch.allclose(weigh(GEM(0.3), g, tasks)[1:], plain[1:] + 0.3)
@@ -168,13 +162,13 @@ def test_the_margin_of_the_paper_is_added_and_that_of_the_code_bounds() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_gem_is_gem_with_one_memory_task(seed: int) -> None:
-    g, tasks = gradients(4, seed, dimensions=3), ["a", "b", "c", MEMORY]
+    g, tasks = gradients(4, seed, width=3), ["a", "b", "c", MEMORY]
     assert torch.allclose(weigh(AGEM(), g, tasks), weigh(GEM(), g, tasks), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_gem_follows_equation_11_with_the_mean_memory(seed: int) -> None:
-    g = gradients(5, seed, dimensions=2)
+    g = gradients(5, seed, width=2)
     current, ref = g[:2].mean(dim=0), g[2:].mean(dim=0)
     expected = current - current @ ref / (ref @ ref) * ref if current @ ref < 0 else current
     d = weigh(AGEM(), g, names(2, 3)) @ g
@@ -185,7 +179,7 @@ def test_a_gem_follows_equation_11_with_the_mean_memory(seed: int) -> None:
 def test_memory_whose_mean_is_rounding_has_no_say(name: str) -> None:
     current = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
     for seed in range(200):
-        g = gradients(4, seed, dimensions=5)
+        g = gradients(4, seed, width=5)
         g[3] = -(g[1] + g[2])
         assert torch.allclose(weigh(RULES[name](), g, names(1, 3)), current, rtol=1e-12, atol=0)
 
@@ -245,7 +239,7 @@ def test_mega_ii_maximises_its_objective(angle: float, losses: tuple[float, floa
 
 @pytest.mark.parametrize("seed", range(10))
 def test_mega_ii_of_many_tasks_is_that_of_their_means(seed: int) -> None:
-    g, losses = gradients(6, seed, dimensions=5), torch.rand(6, dtype=torch.float64)
+    g, losses = gradients(6, seed, width=5), torch.rand(6, dtype=torch.float64)
     weights = weigh(MEGAII(), g, names(4, 2), losses)
     pair = torch.stack([g[:4].mean(dim=0), g[4:].mean(dim=0)])
     pair_losses = torch.stack([losses[:4].mean(), losses[4:].mean()])
@@ -290,7 +284,7 @@ def test_mega_ii_close_to_opposite_stays_finite_and_no_longer_than_the_new_gradi
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("zero", [[0, 1], [2, 3, 4], [0, 1, 2, 3, 4]])
 def test_zero_gradients_give_finite_weights(name: str, zero: list[int]) -> None:
-    g = gradients(5, seed=2, dimensions=3)
+    g = gradients(5, seed=2, width=3)
     g[zero] = 0
     assert weigh(RULES[name](), g, names(2, 3)).isfinite().all()
 

@@ -2,22 +2,9 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from pcl import PCGrad
-
-NAMES = [f"t{i}" for i in range(20)]
-
-
-def conflicting(k: int, seed: int) -> Tensor:
-    """Gradients in few dimensions, so that many are opposed to each other, with norms over two decades."""
-    draws = torch.Generator().manual_seed(seed)
-    g = torch.randn(k, 3, dtype=torch.float64, generator=draws)
-    return g * 10 ** (2 * torch.rand(k, 1, dtype=torch.float64, generator=draws))
-
-
-def weigh(weighting: PCGrad, g: Tensor) -> Tensor:
-    return weighting(g @ g.T, torch.ones(len(g)), NAMES[: len(g)])
+from tests.weighting.cases import conflicting, weigh
 
 
 def test_two_opposed_tasks_by_hand() -> None:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pcl import MGDA, AlignedMTL, CAGrad, DualProj, SDMGrad, UPGrad, Weighting
 from pcl_kernels import simplex_qp
+from tests.weighting.cases import NAMES, gradients, weigh
 
-NAMES = [f"t{i}" for i in range(20)]
 PREFERENCE = {"t0": 3.0, "t1": 0.5}
 MAKERS: dict[str, Callable[..., Weighting]] = {
     "cagrad": CAGrad,
@@ -20,12 +20,6 @@ MAKERS: dict[str, Callable[..., Weighting]] = {
 }
 
 
-def gradients(k: int, seed: int, *, width: int = 30, decades: float = 1.0) -> Tensor:
-    draws = torch.Generator().manual_seed(seed)
-    g = torch.randn(k, width, dtype=torch.float64, generator=draws)
-    return g * 10 ** (decades * torch.rand(k, 1, dtype=torch.float64, generator=draws))
-
-
 def shares(k: int) -> Tensor:
     """PREFERENCE as a vector of sum 1."""
     p = torch.ones(k, dtype=torch.float64)
@@ -33,13 +27,9 @@ def shares(k: int) -> Tensor:
     return p / p.sum()
 
 
-def weigh(weighting: Weighting, g: Tensor) -> Tensor:
-    return weighting(g @ g.T, torch.ones(len(g)), NAMES[: len(g)])
-
-
 @pytest.mark.parametrize("name", MAKERS)
 def test_equal_preferences_change_nothing_and_others_follow_their_task(name: str) -> None:
-    g = gradients(5, seed=1)
+    g = gradients(5, seed=1, decades=1.0)
     make = MAKERS[name]
     plain = weigh(make(), g)
     assert torch.allclose(weigh(make(preference=dict.fromkeys(NAMES, 2.0)), g), plain, rtol=1e-9, atol=1e-12)
@@ -59,7 +49,7 @@ def test_a_preference_that_is_not_positive_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_cagrad_stays_in_the_ball_around_the_preferred_mean(seed: int) -> None:
-    g, c, p = gradients(5, seed, width=4), 0.5, shares(5)
+    g, c, p = gradients(5, seed, width=4, decades=1.0), 0.5, shares(5)
     d, g_0 = weigh(CAGrad(c, preference=PREFERENCE), g) @ g, p @ g
     assert (d - g_0).norm() <= c * g_0.norm() * (1 + 1e-9)
     w = weigh(CAGrad(c, preference=PREFERENCE), g) - p  # along the dual's minimiser
@@ -71,7 +61,7 @@ def test_cagrad_stays_in_the_ball_around_the_preferred_mean(seed: int) -> None:
 @pytest.mark.parametrize("k", [1, 2, 5, 20])
 @pytest.mark.parametrize("lambda_", [0.0, 0.3, 2.0])
 def test_sdmgrad_is_the_minimiser_over_the_simplex(lambda_: float, k: int) -> None:
-    g, p = gradients(k, seed=k), shares(k)
+    g, p = gradients(k, seed=k, decades=1.0), shares(k)
     g_0 = p @ g
     u = weigh(SDMGrad(lambda_, preference=PREFERENCE), g)
     w = (1 + lambda_) * u - lambda_ * p
@@ -86,7 +76,7 @@ def test_sdmgrad_is_the_minimiser_over_the_simplex(lambda_: float, k: int) -> No
 
 
 def test_limits_of_sdmgrad() -> None:
-    g = gradients(5, seed=3)
+    g = gradients(5, seed=3, decades=1.0)
     assert torch.allclose(weigh(SDMGrad(0.0), g), weigh(MGDA(), g), rtol=1e-12, atol=1e-15)
     assert torch.allclose(weigh(SDMGrad(1e9), g), torch.full((5,), 0.2, dtype=torch.float64), atol=1e-8)
     assert torch.allclose(weigh(SDMGrad(1e9, preference=PREFERENCE), g), shares(5), atol=1e-8)
