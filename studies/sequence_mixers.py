@@ -85,7 +85,7 @@ def _extended(cache: Cache | None, k: Tensor, v: Tensor) -> Cache:
         cache.values[:, :, past:length] = v
         return cache._replace(length=length)
     if cache is not None:
-        k, v = (torch.cat([old[:, :, :past], new], 2) for old, new in zip(cache, (k, v), strict=False))
+        k, v = (torch.cat([old[:, :, :past], new], 2) for old, new in ((cache.keys, k), (cache.values, v)))
     if torch.is_grad_enabled():
         return Cache(k, v, length)
     room = [t.new_empty(*t.shape[:2], 2 * length, t.shape[3]) for t in (k, v)]
