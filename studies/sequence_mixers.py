@@ -1,14 +1,15 @@
 """Mixers beside Longhorn in the sequence studies: attention, a perceptron, LSTM.
 
 A mixer maps ``x (B, L, width)`` to the same shape, causally: ``forward(x, state=None, return_state=False)`` gives
-``y``, or ``(y, state)``, and the state carries it over a cut of the sequence. ``pcl.models.residual.ResidualStack``
+``y``, or ``(y, state)``, and the state carries it over a cut of the sequence; ``step(x (B, width), state)`` is one step
+for inference, from ``initial_state(B)`` on. ``pcl.models.residual.ResidualStack``
 puts them one behind the other, each behind a norm and with a shortcut around it: a transformer is attention and
 perceptron in turn.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +18,15 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 BASE = 10_000.0  # of the wavelengths of rotary positions
 
 
-class Cache(NamedTuple):
-    """Keys and values ``(B, heads, room, width / heads)``, of which the first ``length`` positions are filled."""
-
-    keys: Tensor
-    values: Tensor
-    length: int
+Cache = dict[str, Any]
+"""Of one attention: keys and values ``(B, heads, room, width / heads)``, of which the first ``length`` are filled."""
 
 
 class Attention(nn.Module):
     """Causal multi-head attention with rotary positions.
 
-    The state is a `Cache` that grows with the sequence. Outside autograd new positions are written into the room it
-    has, so that a token costs what reading the cache costs: go on from a state once only.
+    The state, a `Cache`, grows with the sequence; a step writes into the room it has, and doubles it where it is full,
+    so that a step costs what reading the cache costs.
 
     Raises:
         ValueError: if the width does not fall into heads of even size.
@@ -49,18 +46,43 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, state: Cache | None = None, return_state: bool = False) -> Any:
-        past, length = (0 if state is None else state.length), x.shape[1]
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, L, size) each
-        q, k = rotated(q, past), rotated(k, past)
-        cache = _extended(state, k, v) if state is not None or return_state else Cache(k, v, length)
-        keys, values = (t[:, :, : cache.length] for t in cache[:2])
-        if past == 0 or length == 1:
-            y = scaled_dot_product_attention(q, keys, values, is_causal=past == 0)
+        """y ``(B, L, width)``, and with ``return_state`` the cache; ``state`` is left as it is."""
+        past = 0 if state is None else state["length"]
+        q, k, v = self._operands(x, past)
+        if state is not None:
+            k, v = (torch.cat([state[name][:, :, :past], t], 2) for name, t in (("keys", k), ("values", v)))
+        if past == 0:
+            y = scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
-            seen = torch.ones(length, cache.length, dtype=torch.bool, device=x.device).tril(past)
-            y = scaled_dot_product_attention(q, keys, values, attn_mask=seen)
+            seen = torch.ones(x.shape[1], k.shape[2], dtype=torch.bool, device=x.device).tril(past)
+            y = scaled_dot_product_attention(q, k, v, attn_mask=seen)
         y = self.out(y.transpose(1, 2).flatten(2))
-        return (y, cache) if return_state else y
+        return (y, {"keys": k, "values": v, "length": k.shape[2]}) if return_state else y
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: Cache) -> Tensor:
+        """:meth:`forward` of one step, x and y ``(B, width)``; the cache is updated in place."""
+        past = state["length"]
+        q, *new = self._operands(x.unsqueeze(1), past)
+        state["length"] = past + 1
+        for name, t in zip(("keys", "values"), new, strict=True):
+            if past == state[name].shape[2]:
+                state[name] = torch.cat([state[name], t.new_empty(*t.shape[:2], max(past, 16), t.shape[3])], 2)
+            state[name][:, :, past : past + 1] = t
+        keys, values = (state[name][:, :, : past + 1] for name in ("keys", "values"))
+        y: Tensor = self.out(scaled_dot_product_attention(q, keys, values).flatten(1))
+        return y
+
+    def initial_state(self, batch: int) -> Cache:
+        """The empty cache of ``batch`` sequences."""
+        weight = self.out.weight
+        nothing = weight.new_empty(batch, self.heads, 0, weight.shape[0] // self.heads)
+        return {"keys": nothing, "values": nothing, "length": 0}
+
+    def _operands(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values ``(B, heads, L, width / heads)``, the former two turned."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return rotated(q, first), rotated(k, first), v
 
 
 def rotated(t: Tensor, first: int) -> Tensor:
@@ -76,24 +98,6 @@ def rotated(t: Tensor, first: int) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
-def _extended(cache: Cache | None, k: Tensor, v: Tensor) -> Cache:
-    """The cache with new positions behind the others; with twice the room where it had too little."""
-    past = 0 if cache is None else cache.length
-    length = past + k.shape[2]
-    if cache is not None and length <= cache.keys.shape[2] and not torch.is_grad_enabled():
-        cache.keys[:, :, past:length] = k
-        cache.values[:, :, past:length] = v
-        return cache._replace(length=length)
-    if cache is not None:
-        k, v = (torch.cat([old[:, :, :past], new], 2) for old, new in ((cache.keys, k), (cache.values, v)))
-    if torch.is_grad_enabled():
-        return Cache(k, v, length)
-    room = [t.new_empty(*t.shape[:2], 2 * length, t.shape[3]) for t in (k, v)]
-    for wide, t in zip(room, (k, v), strict=True):
-        wide[:, :, :length] = t
-    return Cache(room[0], room[1], length)
-
-
 class Perceptron(nn.Module):
     """Linear, GELU, Linear at every position; it has no state."""
 
@@ -107,6 +111,15 @@ class Perceptron(nn.Module):
         y = self.down(gelu(self.up(x)))
         return (y, None) if return_state else y
 
+    @torch.no_grad()
+    def step(self, x: Tensor, state: None) -> Tensor:
+        """:meth:`forward` of one step, x and y ``(B, width)``."""
+        y: Tensor = self(x)
+        return y
+
+    def initial_state(self, batch: int) -> None:
+        """Nothing."""
+
 
 class LSTM(nn.Module):
     """One layer of LSTM with as many units as the stack is wide; its state is ``(h, c)``, ``(1, B, width)`` each."""
@@ -118,6 +131,21 @@ class LSTM(nn.Module):
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None, return_state: bool = False) -> Any:
         y, state = self.lstm(x, state)
         return (y, state) if return_state else y
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
+        """:meth:`forward` of one step, x and y ``(B, width)``; the state is updated in place."""
+        y, new = self.lstm(x.unsqueeze(1), state)
+        for old, t in zip(state, new, strict=True):
+            old.copy_(t)
+        found: Tensor = y.squeeze(1)
+        return found
+
+    def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
+        """The state of ``batch`` sequences before their first step: zeros."""
+        shape = (1, batch, self.lstm.hidden_size)
+        weight = next(self.parameters())
+        return weight.new_zeros(shape), weight.new_zeros(shape)
 
 
 def transformer(width: int, layers: int, heads: int) -> list[nn.Module]:

@@ -16,15 +16,15 @@ the value, k_t the key, q_t the query):
 | RG-LRU (Griffin), without keys | α_t | √(1 - α_t) ⊙ i_t ⊙ x_t |
 | Longhorn (`pcl_kernels.longhorn_scan`) | 1 - Δ_t ⊗ k_t² | (Δ_t ⊙ x_t) ⊗ k_t |
 
-The delta rule of DeltaNet multiplies the state by a matrix, I - β_t k_t k_tᵀ. All are minimisers of an online objective,
-most of them in Table 6.1; ``tests/models/test_objectives.py`` holds them to it.
+The delta rule of DeltaNet multiplies the state by a matrix, I - β_t k_t k_tᵀ. All are minimisers of an online
+objective, most of them in Table 6.1; ``tests/models/test_recurrences.py`` holds them to it.
 
 Plain PyTorch, one step after the other, any dtype, differentiable. Autograd keeps every state, B L D M numbers; for
 training on a CPU that is still the fastest plain way, since what a step makes stays in the cache, which the arrays of a
 logarithmic scan do not.
 
-Shapes everywhere: x (B, L, D); q, k (B, L, M); state S_0 (B, D, M), zero if None. Each returns o (B, L, D) and the state
-behind the last step.
+Shapes everywhere: x (B, L, D); q, k (B, L, M); state S_0 (B, D, M), zero if None. Each returns o (B, L, D) and the
+state behind the last step.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def rg_lru(x: Tensor, keep: Tensor, gate: Tensor, *, state: Tensor | None = None
 def delta_rule(x: Tensor, q: Tensor, k: Tensor, size: Tensor, *, state: Tensor | None = None) -> Result:
     """S_t = S_{t-1} - β_t ⊙ (S_{t-1} k_t - x_t) ⊗ k_t, size β (B, L, D) or (B, L, 1).
 
-    DeltaNet (Yang et al., 2024): a gradient step on ½ |S k_t - x_t|². With Longhorn's Δ_t for β_t it is Longhorn's exact
-    update (Theorem 6.3.1 of the dissertation).
+    DeltaNet (Yang et al., 2024): a gradient step on ½ |S k_t - x_t|². With Longhorn's Δ_t for β_t it is Longhorn's
+    exact update (Theorem 6.3.1 of the dissertation).
     """
     return _scan(_delta_rule, q, (x, k, size), (), state)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pcl.models.residual import ResidualStack
 from studies.sequence_mixers import LSTM, Attention, Perceptron, rotated, transformer
 
 WIDTH = 8
@@ -36,6 +37,22 @@ def test_in_parts_as_in_one_piece(mixer: nn.Module, cuts: list[int], grad: bool)
             y, state = mixer(part, state, return_state=True)
             parts.append(y)
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_steps_are_the_forward_pass(mixer: nn.Module) -> None:
+    x = sequence(40)
+    whole, last = mixer(x, return_state=True)
+    state = mixer.initial_state(3)
+    found = torch.stack([mixer.step(now, state) for now in x.unbind(1)], 1)
+    torch.testing.assert_close(found, whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(mixer.step(x[:, 0], state), mixer(x[:, :1], last)[:, 0], rtol=1e-12, atol=1e-12)
+
+
+def test_a_stack_of_them_steps(mixer: nn.Module) -> None:
+    x, stack = sequence(5), ResidualStack([mixer, Perceptron(WIDTH).double()], WIDTH).double()
+    state = stack.initial_state(3)
+    found = torch.stack([stack.step(now, state) for now in x.unbind(1)], 1)
+    torch.testing.assert_close(found, stack(x), rtol=1e-12, atol=1e-12)
 
 
 def test_gradients_pass_through_the_state(mixer: nn.Module) -> None:
@@ -85,12 +102,12 @@ def test_rotary_products_depend_on_distance_alone() -> None:
 
 
 def test_the_cache_is_copied_seldom() -> None:
-    mixer, x, state, addresses = Attention(WIDTH), sequence(100), None, set()
-    with torch.no_grad():
-        for t in range(100):
-            _, state = mixer(x[:, t : t + 1].float(), state, return_state=True)
-            addresses.add((state.keys.data_ptr(), state.keys.shape[2]))
-    assert len(addresses) <= 7
+    mixer, x, addresses = Attention(WIDTH), sequence(200).float(), set()
+    state = mixer.initial_state(3)
+    for now in x.unbind(1):
+        mixer.step(now, state)
+        addresses.add((state["keys"].data_ptr(), state["keys"].shape[2]))
+    assert sorted(room for _, room in addresses) == [16, 32, 64, 128, 256]
 
 
 def test_odd_heads_are_refused() -> None:
