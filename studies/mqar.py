@@ -73,34 +73,22 @@ def table(chosen: list[Run], done: dict[str, Result]) -> str:
     """Markdown: a row per mixer and width; for each length the share of right answers, and steps to 99.9 %."""
     lengths = sorted({run.length for run in chosen})
     heads = [f"{length} tokens, {PAIRS[length]} pairs" for length in lengths]
-    lines = [
-        "| mixer | width | parameters | learning rate | " + " | ".join(heads) + " | ms per step |",
-        "|---" * (5 + len(heads)) + "|",
-    ]
-    points = {(run.mixer, run.width, run.length): run for run in chosen}
-    top = {
-        (width, length): max(answered(done[r.key]) for r in chosen if (r.width, r.length) == (width, length))
-        for _, width, length in points
-    }
+    heads = ["mixer", "width", "parameters", "learning rate", *heads, "ms per step"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for mixer, width in dict.fromkeys((run.mixer, run.width) for run in chosen):
-        runs = [points.get((mixer, width, length)) for length in lengths]
+        runs = sorted((r for r in chosen if (r.mixer, r.width) == (mixer, width)), key=lambda run: run.length)
         cells = []
         for run in runs:
-            if run is None:
-                cells.append("")
-                continue
-            result = done[run.key]
-            shown = f"{100 * answered(result):.1f} %"
-            shown = f"**{shown}**" if answered(result) == top[width, run.length] else shown
-            steps = result["accuracy"][-1][0]
-            cells.append(f"{shown}, {steps:,} steps" if answered(result) >= SOLVED else shown)
-        made = [run for run in runs if run is not None]
-        rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(run.rate for run in made))
-        first = done[made[0].key]
+            steps, right = done[run.key]["accuracy"][-1]
+            rivals = [done[r.key] for r in chosen if (r.width, r.length) == (run.width, run.length)]
+            shown = f"{100 * right:.1f} %"
+            shown = f"**{shown}**" if right == max(map(answered, rivals)) else shown
+            cells.append(f"{shown}, {steps:,} steps" if right >= SOLVED else shown)
+        rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(run.rate for run in runs))
+        first = done[runs[0].key]
         pace = 1000 * first["seconds"] / first["accuracy"][-1][0]
-        lines.append(
-            f"| {mixer} | {width} | {first['parameters']:,} | {rates} | " + " | ".join(cells) + f" | {pace:.0f} |"
-        )
+        cells = [mixer, str(width), f"{first['parameters']:,}", rates, *cells, f"{pace:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -109,38 +97,38 @@ def answered(result: Result) -> float:
     return float(result["accuracy"][-1][1])
 
 
-def draw(chosen: list[Run], done: dict[str, Result], target: Path) -> None:
-    """A panel per length: right answers over steps, and over the width where there are several widths."""
+def drawn(chosen: list[Run], done: dict[str, Result]) -> Any:
+    """A panel per length: right answers over steps, or over the width where there are several widths."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
     from pcl.report.style import LIGHT, Look, dress
 
-    lengths, widths = (sorted({getattr(run, name) for run in chosen}) for name in ("length", "width"))
-    several = len(widths) > 1
+    lengths = sorted({run.length for run in chosen})
+    several = len({run.width for run in chosen}) > 1
     figure = Figure(figsize=(11, 3.9), layout="constrained")
     axes: Any = figure.subplots(1, len(lengths), sharey=True, squeeze=False)[0]
     for axis, length in zip(axes, lengths, strict=True):
         dress(axis, Look())
+        axis.axhline(1 / PAIRS[length], color="0.6", linestyle=":", linewidth=1)
         for mixer, colour in zip(MIXERS, LIGHT, strict=True):
             runs = [run for run in chosen if (run.mixer, run.length) == (mixer, length)]
             if not runs:
                 continue
             points = [(r.width, answered(done[r.key])) for r in runs] if several else done[runs[0].key]["accuracy"]
             x, y = zip(*points, strict=True)
-            axis.plot(x, y, color=colour, label=mixer, marker="o" if several else None, markersize=4, linewidth=1.8)
-            if not several and y[-1] >= SOLVED:
-                axis.plot(x[-1], y[-1], "o", color=colour, markersize=6)
-        axis.axhline(1 / PAIRS[length], color="0.6", linestyle=":", linewidth=1, zorder=0)
+            marked = list(range(len(x))) if several else [len(x) - 1] * (y[-1] >= SOLVED)
+            axis.plot(x, y, color=colour, label=mixer, marker="o", markevery=marked, markersize=5, linewidth=1.8)
         axis.set_title(f"{length} tokens, {PAIRS[length]} pairs", fontsize=10)
         axis.set_xlabel("width" if several else "training step", fontsize=9)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
         axis.set_ylim(0, 1.03)
     axes[0].set_ylabel("queries answered rightly", fontsize=9)
+    axes[0].text(0.99, 1 / PAIRS[lengths[0]] - 0.015, "any of the values", fontsize=8, color="0.4",
+                 ha="right", va="top", transform=axes[0].get_yaxis_transform())  # fmt: skip
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=110)
+    return figure
 
 
 def main() -> None:
@@ -179,12 +167,14 @@ def main() -> None:
         runs = [run for group in groups.values() for run in group]
         complete(runs, done, path, given.device, given.processes, f"{length} tokens")
         chosen += [best(group, done) for group in groups.values()]
-    sizes = (
-        f"vocabulary {given.vocabulary:,}, at most {given.steps:,} steps of {given.batch} sequences (fewer beyond 128)"
+    batches = ", ".join(f"{batch} of {length}" for length, batch in dict.fromkeys((r.length, r.batch) for r in chosen))
+    text = (
+        f"Vocabulary {given.vocabulary:,}; at most {given.steps:,} steps; sequences in a batch: {batches} tokens. "
+        f"Milliseconds are those of one processor, at the first length, tests included.\n\n{table(chosen, done)}\n"
     )
-    text = f"{sizes}\n\n{table(chosen, done)}\n"
+    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "results.md").write_text(text)
-    draw(chosen, done, RESULTS / "accuracy.png")
+    drawn(chosen, done).savefig(RESULTS / "accuracy.png", dpi=110)
     print(text)
 
 
