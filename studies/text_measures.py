@@ -1,14 +1,14 @@
 """How well a language model predicts a text, in bits per character, and what a character costs."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-
-from bench.common import medians
-from studies.text_models import read_on
 
 AT_ONCE = 16_384  # characters in a forward pass
 
@@ -74,13 +74,23 @@ def carried(model: nn.Module, text: Tensor, chunk: int) -> float:
 
 
 @torch.no_grad()
-def generation(models: Mapping[str, nn.Module], prompt: Tensor) -> dict[str, float]:
-    """Milliseconds of one more character behind a prompt ``(L,)``, for each model; they take turns."""
+def generation(
+    models: Mapping[str, nn.Module], prompt: Tensor, *, rounds: int = 15, steps: int = 10
+) -> dict[str, float]:
+    """Milliseconds of one more character behind a prompt ``(L,)``, for each model: medians of rounds of a few steps.
+
+    The models take turns, so that a noisy moment of the machine meets all. Every round begins right behind the prompt,
+    with a step that does not count: in it a cache may be given more room.
+    """
     token = prompt[-1:]
-
-    def one_more(model: nn.Module) -> Callable[[], object]:
-        _, state = model(prompt.unsqueeze(0), return_state=True)
-        return lambda: read_on(model, token, state)  # always behind the same text: it does not grow meanwhile
-
-    seconds = medians({name: one_more(model) for name, model in models.items()}, rounds=15)
-    return {name: 1000 * s for name, s in seconds.items()}
+    states = {name: model(prompt.unsqueeze(0), return_state=True)[1] for name, model in models.items()}
+    taken: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(rounds):
+        for name, model in models.items():
+            state = deepcopy(states[name])
+            model.step(token, state)
+            start = time.perf_counter()
+            for _ in range(steps):
+                model.step(token, state)
+            taken[name].append(time.perf_counter() - start)
+    return {name: 1000 * statistics.median(seconds) / steps for name, seconds in taken.items()}

@@ -40,6 +40,11 @@ class CharacterModel(nn.Module):
         logits = linear(y, self.embedding.weight)
         return (logits, after) if return_state else logits
 
+    @torch.no_grad()
+    def step(self, tokens: Tensor, state: Any) -> Tensor:
+        """Logits ``(B, characters)`` behind one more token ``(B,)`` each; the state is updated in place."""
+        return linear(self.backbone.step(self.embedding(tokens), state), self.embedding.weight)
+
 
 def longhorn(width: int, depth: int, characters: int) -> LonghornLM:
     """The library's, with sizes other than these as published."""
@@ -102,24 +107,13 @@ def build(name: str, width: int, depth: int, characters: int) -> nn.Module:
 
 
 @torch.no_grad()
-def read_on(model: nn.Module, token: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """Logits ``(1, characters)`` behind one more token ``(1,)``, and the state; Longhorn's is updated in place."""
-    if isinstance(model, LonghornLM):
-        return model.step(token, state), state
-    logits, state = model(token.unsqueeze(0), state, return_state=True)
-    return logits[:, -1], state
-
-
-@torch.no_grad()
 def continued(model: nn.Module, prompt: Tensor, n: int, *, temperature: float, generator: torch.Generator) -> Tensor:
-    """``n`` tokens drawn one after the other behind a prompt ``(L,)``; every model draws in the way of Longhorn's
-    ``generate``."""
+    """``n`` tokens drawn one after the other behind a prompt ``(L,)``: Longhorn's ``generate``, for all models."""
     if isinstance(model, LonghornLM):
         found: Tensor = model.generate(prompt.unsqueeze(0), n, temperature=temperature, generator=generator)[0]
         return found
     logits, state = model(prompt.unsqueeze(0), return_state=True)
     tokens = [drawn(logits[:, -1], temperature, None, generator)]
     while len(tokens) < n:
-        logits, state = read_on(model, tokens[-1], state)
-        tokens.append(drawn(logits, temperature, None, generator))
+        tokens.append(drawn(model.step(tokens[-1], state), temperature, None, generator))
     return torch.cat(tokens)

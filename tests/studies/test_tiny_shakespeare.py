@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from studies import text_measures as measures
 from studies import tiny_shakespeare as study
-from studies.text_models import MODELS, RECURRENT, build, continued, nearest, parameters, read_on
+from studies.text_models import MODELS, RECURRENT, build, continued, nearest, parameters
 from studies.tiny_shakespeare import Run, Size
 
 CHARACTERS = 7
@@ -56,10 +56,7 @@ def test_models_look_back_alone_and_carry_their_state(name: str) -> None:
         assert difference[25:].min() > 0
         first, state = model(tokens[:, :11], return_state=True)
         second, state = model(tokens[:, 11:30], state, return_state=True)
-        steps = []
-        for t in range(30, 40):
-            found, state = read_on(model, tokens[:, t], state)
-            steps.append(found)
+        steps = [model.step(tokens[:, t], state) for t in range(30, 40)]
         torch.testing.assert_close(torch.cat([first, second, torch.stack(steps, 1)], 1), logits, rtol=1e-4, atol=1e-5)
 
 
