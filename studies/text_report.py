@@ -91,26 +91,35 @@ def draw(
         )
         for axis, (x, ys) in zip(axes, lines, strict=False):
             band(axis, x, ys, colours[name], name)
+        if results[0]["carried"] is None:  # it reads long texts in a window that slides
+            slid = statistics.mean(r["sliding"] for r in results)
+            axes[1].axhline(slid, color=colours[name], linestyle="--")
+            note = f"{name}, a window of {context} that slides"
+            axes[1].text(lengths[0], slid, note, color=colours[name], va="bottom")
         milliseconds = [at[name] for at in costs["generation"]]
         axes[3].plot(positions, milliseconds, "o-", color=colours[name], label=name, markersize=4)
-    axes[0].set(title=f"Training: validation loss in windows of {context}", xlabel="steps", ylabel="bits per character")
-    axes[1].set(
-        title="Test loss over the length of windows", xlabel="characters in a window", ylabel="bits per character"
-    )
-    axes[2].set(title="Test loss over the position in a window", xlabel="position", ylabel="bits per character")
-    axes[3].set(
-        title="Cost of generation, one thread", xlabel="characters before", ylabel="ms per character", ylim=(0, None)
-    )
+    axes[0].set(title=f"Training: validation loss, windows of {context}", xlabel="steps")
+    axes[1].set(title="Test loss over the length of windows", xlabel="characters in a window")
+    axes[2].set(title="Test loss over the position in a window", xlabel="position")
+    axes[3].set(title="Cost of generation, one thread", xlabel="characters before", ylabel="ms per character")
+    axes[3].set_ylim(bottom=0)
     axes[1].set_xscale("log", base=2)
     axes[1].set_xticks(lengths, [f"{n:,}" for n in lengths])
     axes[1].minorticks_off()
-    axes[2].axvline(context, color="0.6", linestyle=":", label="length of training")
+    axes[2].axvline(context, color="0.5", linestyle=":")
+    axes[2].text(
+        1.15 * context, 0.97, "length of training", transform=axes[2].get_xaxis_transform(), va="top", color="0.4"
+    )
     for axis in axes:
         axis.grid(color="0.92")
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
         axis.title.set_size(11)
-    axes[2].legend(frameon=False)
+        if axis is not axes[1]:
+            axis.xaxis.set_major_formatter("{x:,.0f}")
+        if axis is not axes[3]:
+            axis.set_ylabel("bits per character")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(found), frameon=False)
     figure.savefig(target, dpi=110)
 
 
