@@ -20,7 +20,7 @@ from pcl import run
 from pcl.compare.plan import Plan, families
 from pcl.compare.store import PLAN
 from pcl.config import RunConfig, config_from, read_config
-from pcl.data.download import DOWNLOADS, download
+from pcl.data.download import NAMES, download
 from pcl.methods import EDITS, METHODS, WEIGHTINGS
 from pcl.scenarios import SCENARIOS
 
@@ -142,9 +142,9 @@ class Report:
 
 @dataclass(frozen=True)
 class Download:
-    """Download a public image set and store it as the npz file that the scenarios read."""
+    """Download a public image set and store it as the npz file that the scenarios read, or a text."""
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="{" + ",".join(DOWNLOADS) + "}")]
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="{" + ",".join(NAMES) + "}")]
     data_root: Path = Path("data")
     """folder to store it in"""
 
