@@ -16,6 +16,10 @@ from pcl.metrics import average_accuracy, forgetting
 from pcl.models.backbones import MLP, Normalize, ResNet18
 from pcl.models.continual import ContinualModel
 from pcl.models.heads import CosineHead
+from pcl.models.longhorn.block import LonghornBlock, longhorn_stack
+from pcl.models.longhorn.config import LONGHORN_SIZES, LonghornConfig
+from pcl.models.longhorn.state import detach_state
+from pcl.models.residual import ResidualStack
 from pcl.streams.label_sets import draw_label_sets
 from pcl.streams.sampling import TaskSampling
 from pcl.streams.scenario import Scenario
@@ -66,6 +70,7 @@ __all__ = [
     "IMTL",
     "IMTLG",
     "IMTLL",
+    "LONGHORN_SIZES",
     "MEGAI",
     "MEGAII",
     "MEMORY",
@@ -92,6 +97,8 @@ __all__ = [
     "GradientEdit",
     "GradientWeighting",
     "Krum",
+    "LonghornBlock",
+    "LonghornConfig",
     "MaxDO",
     "Mean",
     "MemoryBatch",
@@ -101,6 +108,7 @@ __all__ = [
     "PCGrad",
     "RandomEdit",
     "ResNet18",
+    "ResidualStack",
     "SDMGrad",
     "ScaleInvariant",
     "Scenario",
@@ -118,10 +126,12 @@ __all__ = [
     "Windows",
     "Workspace",
     "average_accuracy",
+    "detach_state",
     "draw_label_sets",
     "forgetting",
     "is_memory",
     "load_checkpoint",
+    "longhorn_stack",
     "memory_of",
     "save_checkpoint",
     "task_gradients",
