@@ -18,6 +18,7 @@ from pcl.models.continual import ContinualModel
 from pcl.models.heads import CosineHead
 from pcl.models.longhorn.block import LonghornBlock, longhorn_stack
 from pcl.models.longhorn.config import LONGHORN_SIZES, LonghornConfig
+from pcl.models.longhorn.language_model import LonghornLM
 from pcl.models.longhorn.state import detach_state
 from pcl.models.residual import ResidualStack
 from pcl.streams.label_sets import draw_label_sets
@@ -99,6 +100,7 @@ __all__ = [
     "Krum",
     "LonghornBlock",
     "LonghornConfig",
+    "LonghornLM",
     "MaxDO",
     "Mean",
     "MemoryBatch",
