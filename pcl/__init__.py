@@ -4,6 +4,7 @@ This file is the table of contents: every public name, and nothing else.
 """
 
 from pcl.data.batches import Batches
+from pcl.data.windows import Windows
 from pcl.gradients.result import TaskGradients
 from pcl.gradients.task_gradients import task_gradients
 from pcl.gradients.workspace import Workspace
@@ -132,6 +133,7 @@ __all__ = [
     "VisionConfig",
     "VisionLonghorn",
     "Weighting",
+    "Windows",
     "Workspace",
     "average_accuracy",
     "detach_state",

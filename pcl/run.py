@@ -16,7 +16,7 @@ from pcl.memory.class_memory import ClassMemory
 from pcl.methods import EDITS, METHODS, WEIGHTINGS, WeightingOptions
 from pcl.models.continual import ContinualModel
 from pcl.randomness import seeded
-from pcl.scenarios import SCENARIOS
+from pcl.scenarios import SCENARIOS, ScenarioSpec
 from pcl.streams.sampling import TaskSampling
 from pcl.streams.scenario import Scenario
 from pcl.training.checkpoint import load_checkpoint, write_atomically
@@ -86,11 +86,14 @@ def load_run(folder: Path | str) -> Trainer:
     return trainer
 
 
-def build(config: RunConfig, data: ImageData | None = None) -> tuple[Scenario, Trainer]:
+def build(
+    config: RunConfig, data: ImageData | None = None, spec: ScenarioSpec | None = None
+) -> tuple[Scenario, Trainer]:
     """The scenario and a trainer with its streams, as the settings say; nothing is written.
 
     Args:
         data: in place of the scenario's own.
+        spec: in place of the one that belongs to the scenario's name, with another backbone for instance.
     """
     config = config.resolved()
     assert config.batch_size is not None
@@ -100,7 +103,7 @@ def build(config: RunConfig, data: ImageData | None = None) -> tuple[Scenario, T
     assert config.edit_alpha is not None
     assert config.memory_tasks is not None
     assert config.head is not None
-    spec = SCENARIOS[config.scenario]
+    spec = SCENARIOS[config.scenario] if spec is None else spec
     device = _device(config.device)
     scenario = Scenario.build(
         config.scenario,

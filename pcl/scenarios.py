@@ -8,6 +8,8 @@ from torch import nn
 
 from pcl.data.images import ImageData, load_digits, load_npz
 from pcl.models.backbones import MLP, Normalize, ResNet18
+from pcl.models.longhorn.backbone import LonghornBackbone
+from pcl.models.longhorn.config import LonghornConfig
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,12 @@ def _resnet(width: int) -> Callable[[ImageData], nn.Module]:
     )
 
 
+def _longhorn(width: int, depth: int, mean: float, std: float) -> Callable[[ImageData], nn.Module]:
+    return lambda data: nn.Sequential(
+        Normalize((mean,), (std,)), LonghornBackbone(LonghornConfig(width, depth), data.x_train.shape[1])
+    )
+
+
 SCENARIOS: dict[str, ScenarioSpec] = {
     "ps-digits": ScenarioSpec(
         "scikit-learn's 1,797 handwritten digits, 5 tasks of 2-4 classes",
@@ -73,5 +81,13 @@ SCENARIOS: dict[str, ScenarioSpec] = {
     "ps-cifar100": ScenarioSpec(
         "CIFAR-100, 20 tasks of 3-15 classes, reduced ResNet-18 (EMGD, Sec. VI-A)",
         "cifar100", 20, 3, 15, False, _resnet(20), 160, 128, 1, 30, 4e-4, 1e-5,
+    ),
+    "ps-sequential-digits": ScenarioSpec(
+        "scikit-learn's digits read pixel by pixel, 64 steps, Longhorn, 5 tasks of 2-4 classes",
+        None, 5, 2, 4, True, _longhorn(24, 2, 0.31, 0.38), 24, 16, 8, 5, 1e-2, 1e-5,
+    ),
+    "ps-sequential-mnist": ScenarioSpec(
+        "MNIST read pixel by pixel, 784 steps, Longhorn, 5 tasks of 2-4 classes",
+        "mnist", 5, 2, 4, True, _longhorn(32, 2, 0.1307, 0.3081), 32, 64, 1, 5, 1e-2, 1e-5,
     ),
 }  # fmt: skip

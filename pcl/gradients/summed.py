@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,8 +36,8 @@ class SummedLoss:
         shared: Sequence[Tensor],
         own: Sequence[Tensor],
         *,
-        model: Callable[[Tensor], Tensor],
-        inputs: Mapping[str, Tensor],
+        model: Callable[[Any], Tensor],
+        inputs: Mapping[str, Any],
     ) -> None:
         self.tasks = tuple(losses)
         self.own: Gradient = []

@@ -1,12 +1,13 @@
 """A shared backbone with heads that appear when their tasks do."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pcl.models.carried import CarriedState, Stateful, Window
 from pcl.models.heads import CosineHead, Head, head_of
 from pcl.models.modes import evaluation_mode
 from pcl.randomness import seeded
@@ -32,10 +33,16 @@ class ContinualModel(nn.Module):
         features: width of the backbone's output.
         setting: ``"task"`` or ``"class"``.
         head: ``"linear"``; ``"cosine"``, or a :class:`pcl.CosineHead`, for logits by angle and margins in training.
+        carry: for streams that never end: the batches of every stream are consecutive windows of so many parallel
+            sequences, as :class:`pcl.Windows` cuts them, and the backbone goes on in each where it stopped
+            (truncated backpropagation through time). It must take and return its state, see
+            :class:`pcl.models.carried.Stateful`. Each stream has a state of its own, which starts empty in every
+            epoch; stored and test samples start from an empty one and leave no trace.
         seed: for the initial values of the heads.
 
     Raises:
-        ValueError: for an unknown setting or head.
+        TypeError: if a state is to be carried and the backbone has none.
+        ValueError: for an unknown setting or head, or carry < 1.
     """
 
     def __init__(
@@ -45,16 +52,26 @@ class ContinualModel(nn.Module):
         setting: Setting = "task",
         *,
         head: Head | CosineHead = "linear",
+        carry: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if setting not in ("task", "class"):
             raise ValueError(f"setting: expected 'task' or 'class', got {setting!r}")
+        if carry is not None and carry < 1:
+            raise ValueError(f"carry: expected the number of parallel sequences, at least 1, got {carry}")
+        if carry is not None and not hasattr(backbone, "initial_state"):
+            raise TypeError(
+                f"carry: {type(backbone).__name__} has no initial_state(batch), so that nothing can be carried; take a "
+                "backbone that gives its state, such as pcl.LonghornBackbone, or leave carry out"
+            )
         self.backbone = backbone
         self.features = features
         self.setting = setting
         self.head = head_of(head)
+        self.carry = carry
         self.heads = nn.ModuleList()
+        self.states = nn.ModuleList()  # of the tasks, in their order, if they carry some
         self.task_classes: dict[str, tuple[int, ...]] = {}
         self._seed = seed
         self._head_of: dict[str, int] = {}  # task setting: which head is whose
@@ -84,6 +101,8 @@ class ContinualModel(nn.Module):
             raise ValueError(f"task {task!r} was added before; task names are unique")
         new = tuple(classes) if self.setting == "task" else tuple(c for c in classes if c not in self._seen)
         self.task_classes[task] = tuple(classes)
+        if self.carry is not None:
+            self.states.append(CarriedState(cast(Stateful, self.backbone), self.carry))
         if not new:
             return []
         like = next(self.backbone.parameters(), torch.empty(0))
@@ -113,6 +132,27 @@ class ContinualModel(nn.Module):
                 f"task {task!r}: the backbone should turn {len(x)} samples into features of shape "
                 f"({len(x)}, {self.features}), it gave {found}; set `features` to its width, or flatten its output"
             )
+
+    def restart(self, task: str) -> None:
+        """Empty the state that the task carries, if it does: its sequences begin anew."""
+        if self.carry is not None:
+            self._carried(task).restart()
+
+    def window(self, x: Tensor, task: str) -> Tensor | Window:
+        """What :meth:`encode` takes for the next batch of a stream: a window to go on with, where state is carried."""
+        return x if self.carry is None else Window(x, task)
+
+    def encode(self, x: Tensor | Window) -> Tensor:
+        """Features ``(B, features)``; of a window, from the state of its stream on, which moves in training mode."""
+        if isinstance(x, Window):
+            return self._carried(x.task).run(cast(Stateful, self.backbone), x.x)
+        features: Tensor = self.backbone(x)
+        return features
+
+    def _carried(self, task: str) -> CarriedState:
+        state = self.states[self.tasks.index(task)]
+        assert isinstance(state, CarriedState)
+        return state
 
     def columns(self, task: str) -> tuple[int, ...]:
         """The classes that the columns of ``forward(x, task)`` stand for."""

@@ -155,6 +155,11 @@ class Stream:
         self._taken += count
 
     @property
+    def at_start(self) -> bool:
+        """Whether the next batch is the first of its epoch."""
+        return self._taken == 0
+
+    @property
     def length(self) -> int | None:
         """Batches in an epoch, where the source says so: ``len(source)``."""
         try:

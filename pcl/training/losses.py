@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from pcl.gradients.result import TaskGradients
 from pcl.gradients.summed import SummedLoss
 from pcl.gradients.task_gradients import Strategy, grouped_gradients, task_gradients
 from pcl.gradients.workspace import Workspace
+from pcl.models.carried import Window
 from pcl.models.continual import ContinualModel
 from pcl.streams.stream import MEMORY, memory_of
 from pcl.training.step_data import StepData
@@ -35,7 +36,7 @@ class Pass:
         losses: by task, from the features to this part's share of the task's loss.
     """
 
-    inputs: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, Tensor | Window] = field(default_factory=dict)
     losses: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
 
@@ -55,7 +56,7 @@ class StepLosses:
         for task, batches in data.batches.items():
             samples = sum(len(y) for _, y in batches)
             for now, (x, y) in zip(self.passes, batches, strict=False):
-                now.inputs[task] = x
+                now.inputs[task] = model.window(x, task)
                 now.losses[task] = self._share(task, y, len(y) / samples)
         if recalled is not None and recalled.sizes is None:
             parts = (part.split(data.memory_batch) for part in (recalled.x, recalled.y, recalled.task))
@@ -90,7 +91,9 @@ class StepLosses:
                 tasks all the same, and add them up.
             strategy, workspace: see :func:`pcl.task_gradients`.
         """
-        model = self._model.backbone
+        model: Callable[[Any], Tensor] = self._model.backbone
+        if self._model.carry is not None:  # a window is more than a tensor of rows, so that one pass does not do
+            model, strategy = self._model.encode, "loop" if strategy == "auto" else strategy
         if not apart and len(self.passes) == 1:
             return SummedLoss(self.passes[0].losses, shared, own, model=model, inputs=self.passes[0].inputs)
         if groups is not None and len(self.passes) == 1:
@@ -114,7 +117,7 @@ class StepLosses:
         values: dict[str, Tensor] = {}
         for now in self.passes:
             for task, loss_of in now.losses.items():
-                loss = loss_of(self._model.backbone(now.inputs[task]))
+                loss = loss_of(self._model.encode(now.inputs[task]))
                 values[task] = values[task] + loss if task in values else loss
         return torch.stack(list(values.values()))
 

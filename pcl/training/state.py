@@ -16,6 +16,7 @@ def _composition(trainer: "Trainer") -> dict[str, Any]:
     return {
         "setting": trainer.model.setting,
         "head": None if trainer.model.head is None else asdict(trainer.model.head),
+        "carry": trainer.model.carry,
         "backbone": {name: list(value.shape) for name, value in trainer.model.backbone.state_dict().items()},
         "optimizer": type(trainer.optimizer).__name__,
         "weighting": type(trainer.weighting).__name__,

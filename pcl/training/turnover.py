@@ -47,6 +47,9 @@ def next_batches(trainer: "Trainer") -> tuple[dict[str, list[Batch]], dict[str, 
         if parameters:
             trainer.optimizer.add_param_group({"params": parameters})
         trainer._callbacks.call("on_task_start", trainer, task)
+    for task in batches:
+        if trainer.streams[task].at_start:
+            model.restart(task)
     return batches, faults
 
 

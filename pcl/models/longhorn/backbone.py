@@ -64,6 +64,10 @@ class LonghornBackbone(nn.Module):
         """Features ``(B, L, width)`` of every step, each of what was read so far; otherwise as :meth:`forward`."""
         return self.stack(self.embedding(self._sequence(x)), state, return_state)
 
+    def initial_state(self, batch: int) -> list[Any]:
+        """The state of ``batch`` sequences before their first step."""
+        return self.stack.initial_state(batch)
+
     def _sequence(self, x: Tensor) -> Tensor:
         if not self.channels:
             if x.dim() == 2 and not x.is_floating_point():
