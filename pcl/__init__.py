@@ -7,6 +7,11 @@ from pcl.data.batches import Batches
 from pcl.gradients.result import TaskGradients
 from pcl.gradients.task_gradients import task_gradients
 from pcl.gradients.workspace import Workspace
+from pcl.losses.base import LossTerm, Penalty, Samples, SampleTerm
+from pcl.losses.ewc import EWC, OnlineEWC
+from pcl.losses.lwf import LwF
+from pcl.losses.mas import MAS
+from pcl.losses.si import SI
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
 from pcl.memory.gmed import GMEDEdit
 from pcl.memory.gradient_edit import GradientEdit
@@ -60,17 +65,20 @@ __all__ = [
     "AGEM",
     "DWA",
     "EMGD",
+    "EWC",
     "FAMO",
     "GEM",
     "IMTL",
     "IMTLG",
     "IMTLL",
+    "MAS",
     "MEGAI",
     "MEGAII",
     "MEMORY",
     "MGDA",
     "MLP",
     "RLW",
+    "SI",
     "AlignedMTL",
     "AmortisedMGDA",
     "Batches",
@@ -91,16 +99,22 @@ __all__ = [
     "GradientEdit",
     "GradientWeighting",
     "Krum",
+    "LossTerm",
+    "LwF",
     "MaxDO",
     "Mean",
     "MemoryBatch",
     "MoCo",
     "NashMTL",
     "Normalize",
+    "OnlineEWC",
     "PCGrad",
+    "Penalty",
     "RandomEdit",
     "ResNet18",
     "SDMGrad",
+    "SampleTerm",
+    "Samples",
     "ScaleInvariant",
     "Scenario",
     "StepResult",
