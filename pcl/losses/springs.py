@@ -29,6 +29,9 @@ class Springs:
     so that two numbers per parameter are enough for any count of finished tasks (Huszár, "On quadratic penalties in
     elastic weight consolidation", 2017), and e collects the last terms.
 
+    Plain gradient descent with the learning rate gamma is stable only where gamma k < 2: a penalty that makes a run
+    with SGD diverge is too strong for its learning rate. Adam, whose steps are bounded, does not mind.
+
     Args:
         protect: ``"backbone"``, or ``"all"`` for the heads too. Frozen parameters have no springs attached.
 
