@@ -8,6 +8,11 @@ from pcl.data.windows import Windows
 from pcl.gradients.result import TaskGradients
 from pcl.gradients.task_gradients import task_gradients
 from pcl.gradients.workspace import Workspace
+from pcl.losses.base import LossTerm, Penalty, Samples, SampleTerm
+from pcl.losses.ewc import EWC, OnlineEWC
+from pcl.losses.lwf import LwF
+from pcl.losses.mas import MAS
+from pcl.losses.si import SI
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
 from pcl.memory.gmed import GMEDEdit
 from pcl.memory.gradient_edit import GradientEdit
@@ -69,18 +74,21 @@ __all__ = [
     "AGEM",
     "DWA",
     "EMGD",
+    "EWC",
     "FAMO",
     "GEM",
     "IMTL",
     "IMTLG",
     "IMTLL",
     "LONGHORN_SIZES",
+    "MAS",
     "MEGAI",
     "MEGAII",
     "MEMORY",
     "MGDA",
     "MLP",
     "RLW",
+    "SI",
     "VISION_SIZES",
     "AlignedMTL",
     "AmortisedMGDA",
@@ -107,17 +115,23 @@ __all__ = [
     "LonghornBlock",
     "LonghornConfig",
     "LonghornLM",
+    "LossTerm",
+    "LwF",
     "MaxDO",
     "Mean",
     "MemoryBatch",
     "MoCo",
     "NashMTL",
     "Normalize",
+    "OnlineEWC",
     "PCGrad",
+    "Penalty",
     "RandomEdit",
     "ResNet18",
     "ResidualStack",
     "SDMGrad",
+    "SampleTerm",
+    "Samples",
     "ScaleInvariant",
     "Scenario",
     "StepResult",

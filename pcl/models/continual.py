@@ -158,6 +158,10 @@ class ContinualModel(nn.Module):
         """The classes that the columns of ``forward(x, task)`` stand for."""
         return self.task_classes[task] if self.setting == "task" else tuple(self._seen)
 
+    def column_of(self, y: Tensor, task: str) -> Tensor:
+        """The column ``(B,)`` of ``forward(x, task)`` in which every one of the class numbers y ``(B,)`` stands."""
+        return self._hit(y, task).to(torch.int8).argmax(dim=1)
+
     def forward(self, x: Tensor, task: str) -> Tensor:
         """Logits ``(B, len(columns(task)))`` of a batch of one task."""
         return self.logits(self.backbone(x), task)

@@ -95,7 +95,7 @@ def check_capturable(trainer: "Trainer") -> None:
     """Refuse what cannot be captured.
 
     Raises:
-        ValueError: for a model that is not on a GPU, a weighting or an optimizer that decides on the host.
+        ValueError: for a model that is not on a GPU, a weighting, loss term or optimizer that decides on the host.
     """
     if trainer.device.type != "cuda":
         raise ValueError(
@@ -107,6 +107,12 @@ def check_capturable(trainer: "Trainer") -> None:
             f"trainer: cuda_graph cannot capture the weighting {type(trainer.weighting).__name__}, which draws or "
             "decides on the host; take another one, or leave cuda_graph out"
         )
+    for term in trainer.loss_terms:
+        if not term.capturable:
+            raise ValueError(
+                f"trainer: cuda_graph cannot capture the loss term {type(term).__name__}, which draws or decides on "
+                "the host; take another one, or leave cuda_graph out"
+            )
     kind = type(trainer.optimizer)
     if kind is not torch.optim.SGD and not all(group.get("capturable") for group in trainer.optimizer.param_groups):
         raise ValueError(

@@ -35,7 +35,7 @@ def look_back(trainer: "Trainer", data: StepData, before: Snapshot, losses: Tens
     after = Snapshot(trainer)
     before.restore_layers()
     with in_precision(trainer.precision, trainer.device):
-        now = StepLosses(trainer.model, data).values()
+        now = StepLosses(trainer.model, data, trainer.loss_terms).values()
     after.restore_layers()
     if isinstance(trainer.weighting, LooksBack) and learns:
         trainer.weighting.after_update(now, data.tasks)

@@ -1,8 +1,8 @@
 """The losses of a step, pass by pass, as the task-gradient engine wants them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -14,9 +14,12 @@ from pcl.gradients.result import TaskGradients
 from pcl.gradients.summed import SummedLoss
 from pcl.gradients.task_gradients import Strategy, grouped_gradients, task_gradients
 from pcl.gradients.workspace import Workspace
+from pcl.losses.base import Samples
+from pcl.memory.class_memory import MemoryBatch
 from pcl.models.carried import Window
 from pcl.models.continual import ContinualModel
 from pcl.streams.stream import MEMORY, memory_of
+from pcl.training.loss_terms import LossTerms
 from pcl.training.step_data import StepData
 
 Precision = Literal["full", "bf16"]
@@ -41,13 +44,15 @@ class Pass:
 
 
 class StepLosses:
-    """loss_i = mean over all samples of task i in this step; the passes' shares sum to it.
+    """loss_i = mean over all samples of task i in this step, of cross-entropy and what loss terms add to it; the
+    passes' shares sum to it.
 
     Pass j takes the j-th batch of every task that has so many, and the j-th part of the recalled samples.
     """
 
-    def __init__(self, model: ContinualModel, data: StepData) -> None:
+    def __init__(self, model: ContinualModel, data: StepData, terms: LossTerms) -> None:
         self._model = model
+        self._terms = terms
         recalled = data.recalled
         counts = [len(batches) for batches in data.batches.values()]
         if recalled is not None:
@@ -57,18 +62,19 @@ class StepLosses:
             samples = sum(len(y) for _, y in batches)
             for now, (x, y) in zip(self.passes, batches, strict=False):
                 now.inputs[task] = model.window(x, task)
-                now.losses[task] = self._share(task, y, len(y) / samples)
+                now.losses[task] = self._share(task, x, y, len(y) / samples)
         if recalled is not None and recalled.sizes is None:
-            parts = (part.split(data.memory_batch) for part in (recalled.x, recalled.y, recalled.task))
-            for now, (x, y, task) in zip(self.passes, zip(*parts, strict=True), strict=False):
-                now.inputs[MEMORY] = x
-                now.losses[MEMORY] = self._memory_share(y, task, recalled.names, len(y) / len(recalled.y))
-        elif recalled is not None:
-            for old, stored, labels in recalled.blocks():
-                rows = _parts(len(labels), counts[-1])  # of each pass
-                for now, x, y in zip(self.passes, stored.split(rows), labels.split(rows), strict=False):
-                    now.inputs[memory_of(old)] = x
-                    now.losses[memory_of(old)] = self._share(old, y, len(y) / len(labels))
+            for now, part in zip(self.passes, _split(recalled, 0, len(recalled.y), data.memory_batch), strict=False):
+                now.inputs[MEMORY] = part.x
+                now.losses[MEMORY] = self._memory_share(part, len(part.y) / len(recalled.y))
+        elif recalled is not None and recalled.sizes is not None:
+            first = 0
+            for old, size in zip(recalled.names, recalled.sizes, strict=True):
+                rows = _parts(size, counts[-1])  # of each pass
+                for now, part in zip(self.passes, _split(recalled, first, first + size, rows), strict=False):
+                    now.inputs[memory_of(old)] = part.x
+                    now.losses[memory_of(old)] = self._share(old, part.x, part.y, len(part.y) / size, part)
+                first += size
 
     def gradients(
         self,
@@ -121,13 +127,33 @@ class StepLosses:
                 values[task] = values[task] + loss if task in values else loss
         return torch.stack(list(values.values()))
 
-    def _share(self, task: str, y: Tensor, share: float) -> Callable[[Tensor], Tensor]:
-        return lambda features: _mean(self._model.feature_losses(features, y, task), share)
-
-    def _memory_share(
-        self, y: Tensor, task: Tensor, names: tuple[str, ...], share: float
+    def _share(
+        self, task: str, x: Tensor, y: Tensor, share: float, recalled: MemoryBatch | None = None
     ) -> Callable[[Tensor], Tensor]:
-        return lambda features: _mean(self._model.mixed_feature_losses(features, y, task, names), share)
+        name = task if recalled is None else memory_of(task)
+
+        def loss(features: Tensor) -> Tensor:
+            losses = self._model.feature_losses(features, y, task)
+            return _mean(self._terms.add_to(losses, Samples(self._model, name, x, y, features, recalled)), share)
+
+        return loss
+
+    def _memory_share(self, part: MemoryBatch, share: float) -> Callable[[Tensor], Tensor]:
+        def loss(features: Tensor) -> Tensor:
+            losses = self._model.mixed_feature_losses(features, part.y, part.task, part.names)
+            samples = Samples(self._model, MEMORY, part.x, part.y, features, part)
+            return _mean(self._terms.add_to(losses, samples), share)
+
+        return loss
+
+
+def _split(recalled: MemoryBatch, first: int, end: int, size: int) -> Iterator[MemoryBatch]:
+    """The rows from ``first`` to ``end``, so many at a time."""
+    by_row = {f.name: getattr(recalled, f.name) for f in fields(recalled)}
+    by_row = {name: value for name, value in by_row.items() if isinstance(value, Tensor)}
+    for start in range(first, end, size):
+        rows = slice(start, min(start + size, end))
+        yield replace(recalled, **{name: value[rows] for name, value in by_row.items()}, sizes=None)
 
 
 def _parts(count: int, size: int) -> int:

@@ -22,6 +22,7 @@ def _composition(trainer: "Trainer") -> dict[str, Any]:
         "weighting": type(trainer.weighting).__name__,
         "memory per class": None if trainer.memory is None else trainer.memory.per_class,
         "edit": None if trainer.edit is None else type(trainer.edit).__name__,
+        "loss terms": trainer.loss_terms.settings(),
         "gradients_over": trainer.gradients_over,
         "memory_batch": trainer.memory_batch,
         "sampling": None if trainer.sampling is None else trainer.sampling.settings(),
@@ -45,6 +46,7 @@ def trainer_state(trainer: "Trainer") -> dict[str, Any]:
         "weighting": trainer.weighting.state_dict(),
         "memory": None if trainer.memory is None else trainer.memory.state_dict(),
         "edit": None if trainer.edit is None else trainer.edit.state_dict(),
+        "loss terms": trainer.loss_terms.state_dict(),
         "streams": {task: stream.state_dict() for task, stream in trainer.streams.items()},
         "step_count": trainer.step_count,
         "history": list(trainer.history),
@@ -76,6 +78,7 @@ def restore_trainer(trainer: "Trainer", state: dict[str, Any]) -> None:
         trainer.memory.load_state_dict(state["memory"], trainer.device)
     if trainer.edit is not None:
         trainer.edit.load_state_dict(state["edit"])
+    trainer.loss_terms.load_state_dict(state["loss terms"])
     for task, classes in state["tasks"]:
         new = trainer.model.add_task(task, classes)
         if new:

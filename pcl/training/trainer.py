@@ -11,6 +11,7 @@ from pcl.gradients.clip import clipped
 from pcl.gradients.result import TaskGradients
 from pcl.gradients.task_gradients import Strategy
 from pcl.gradients.workspace import Workspace
+from pcl.losses.base import LossTerm
 from pcl.memory.class_memory import ClassMemory, MemoryBatch
 from pcl.memory.edit import Edit
 from pcl.metrics import average_accuracy, forgetting
@@ -27,6 +28,7 @@ from pcl.training.evaluation import accuracy
 from pcl.training.guard import Guard, guard_for
 from pcl.training.intake import fault_table
 from pcl.training.look_back import look_back
+from pcl.training.loss_terms import LossTerms
 from pcl.training.losses import Precision, StepLosses, in_precision
 from pcl.training.snapshot import Snapshot
 from pcl.training.state import restore_trainer, trainer_state
@@ -52,6 +54,8 @@ class Trainer:
             one backward pass; one that works on the gradients themselves needs another strategy than ``"lowmem"``.
         memory: what is kept of finished tasks; no rehearsal if None.
         edit: how the memory samples of a step change after it; needs a memory.
+        loss_terms: added to the losses of the tasks, or to the direction: :class:`pcl.EWC`, :class:`pcl.LwF` and the
+            like, any number of them; see :mod:`pcl.losses.base`.
         memory_batch: samples drawn from the memory in each step.
         sampling: draws which of the active tasks take part in a step, see :class:`pcl.TaskSampling`; all if None.
         memory_tasks: ``"one"``: they are one task, MEMORY, with one loss and one gradient; ``"each"``: one task,
@@ -81,7 +85,7 @@ class Trainer:
     state.
 
     Raises:
-        TypeError: for a model, weighting or sampling of another type.
+        TypeError: for a model, weighting, loss term or sampling of another type.
         ValueError: for an edit without memory, a backbone with nothing to train, an unknown name, or a count or norm
             out of range, or a ``cuda_graph`` of what cannot be captured.
     """
@@ -94,6 +98,7 @@ class Trainer:
         weighting: Weighting | GradientWeighting | None = None,
         memory: ClassMemory | None = None,
         edit: Edit | None = None,
+        loss_terms: Sequence[LossTerm] = (),
         memory_batch: int = 128,
         sampling: TaskSampling | None = None,
         memory_tasks: MemoryTasks = "one",
@@ -114,6 +119,7 @@ class Trainer:
         self.weighting: Weighting | GradientWeighting = Mean() if weighting is None else weighting
         self.memory = memory
         self.edit = edit
+        self.loss_terms = LossTerms(model, loss_terms)
         self.memory_batch = memory_batch
         self.sampling = sampling
         self.memory_tasks: MemoryTasks = memory_tasks
@@ -253,17 +259,19 @@ class Trainer:
         if isinstance(self.weighting, SeesGroups) and self.gramian == "needed":
             groups = self.weighting.groups(data.tasks)
         with in_precision(self.precision, self.device):
-            found = StepLosses(self.model, data).gradients(  # g_i of every task i
+            found = StepLosses(self.model, data, self.loss_terms).gradients(  # g_i of every task i
                 shared, others, apart=apart, groups=groups, strategy=self.strategy, workspace=self._workspace
             )
         gram = found.gramian() if apart and isinstance(found, TaskGradients) else None  # <g_i, g_j>
         self._guard.check_gradients(found.tasks, found.losses, gram)
         d, weights = direction(self.weighting, found, gram, self._guard)  # d = sum_i lambda_i g_i, and lambda
-        gradient = [*d, *found.own]
+        parameters, of_data = [*shared, *others], [*d, *found.own]
+        gradient = self.loss_terms.penalised(parameters, of_data)
         if self.clip is not None:
             gradient = clipped(gradient, self.clip)
         flags = self._guard.check_update(found.tasks, data.faults, found.losses, gram, weights, gradient)
-        update(self.optimizer, [*shared, *others], gradient, self._guard.bad)  # theta <- theta - gamma d
+        with self.loss_terms.following(parameters, of_data):
+            update(self.optimizer, parameters, gradient, self._guard.bad)  # theta <- theta - gamma d
         return Descent(found.losses, gram, weights, gradient[: len(shared)], flags)
 
     def evaluate(self) -> dict[str, float]:
@@ -337,6 +345,8 @@ class Trainer:
             for x, y in used:
                 if self.memory is not None and stream.epoch == 0:
                     self.memory.observe(task, x, y, stream.classes, self._storage)
+                if stream.epoch == 0:
+                    self.loss_terms.observe(task, x, y)
                 self._shape = x.shape[1:]
             self._last_trained[task] = self.step_count
             stream.advance(len(used))
@@ -352,7 +362,7 @@ class Trainer:
         """Stand where the run stood that gave ``state``; add the same streams and build the same model before.
 
         Raises:
-            ValueError: if ``state`` is not a trainer's, or model, optimizer, weighting, memory, edit or streams are
-                not of the same kind as in the run, before anything changes.
+            ValueError: if ``state`` is not a trainer's, or model, optimizer, weighting, memory, edit, loss terms or
+                streams are not of the same kind as in the run, before anything changes.
         """
         restore_trainer(self, state)

@@ -15,18 +15,23 @@ from pcl import (
     AGEM,
     DWA,
     EMGD,
+    EWC,
     FAMO,
     IMTLL,
+    MAS,
     MEGAI,
     MEGAII,
     MGDA,
     MLP,
     RLW,
+    SI,
     ClassMemory,
     ConFIG,
     ContinualModel,
     GradNorm,
     Krum,
+    LossTerm,
+    LwF,
     MaxDO,
     Mean,
     ScaleInvariant,
@@ -317,3 +322,40 @@ def test_on_a_gpu_a_bad_step_changes_nothing(cuda_graph: bool, fused: bool) -> N
     assert same(before, dict(t.model.state_dict()))
     t.fit(steps=8)
     assert all(torch.isfinite(p).all() for p in t.model.parameters())
+
+
+LOSS_TERMS: dict[str, Callable[[], LossTerm]] = {
+    "ewc": lambda: EWC(1.0, samples=6),
+    "mas": lambda: MAS(0.1, samples=6),
+    "si": lambda: SI(1.0),
+    "lwf": LwF,
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("name", LOSS_TERMS)
+def test_on_a_gpu_loss_terms_are_replayed_too(name: str) -> None:
+    plain, other = (on_gpu(MGDA(), loss_terms=[LOSS_TERMS[name]()], cuda_graph=g) for g in (False, True))
+    for a, b in zip(timeline(plain), timeline(other), strict=True):
+        assert torch.allclose(a.losses, b.losses, rtol=1e-4, atol=1e-6)  # type: ignore[attr-defined]
+    for mine, expected in zip(other.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.allclose(mine, expected, rtol=1e-4, atol=1e-6)
+    assert other._graph is not None
+    assert other._graph._replay is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("cuda_graph", [False, True])
+@pytest.mark.parametrize("name", LOSS_TERMS)
+def test_on_a_gpu_a_step_with_loss_terms_waits_for_nothing(name: str, cuda_graph: bool) -> None:
+    t = on_gpu(MGDA(), loss_terms=[LOSS_TERMS[name]()], cuda_graph=cuda_graph)
+    for task, classes, n in (("a", [0, 1], 8), ("b", [2, 3], 400), ("c", [4, 5], 400)):
+        t.add(stream(task, classes, n))
+    t.fit(steps=8)  # "a" has ended, the graph is captured
+    torch.cuda.set_sync_debug_mode("error")
+    for _ in range(20):
+        t.step()
+    torch.cuda.set_sync_debug_mode("default")
+    assert t.step_count == 28

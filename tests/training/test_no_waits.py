@@ -18,6 +18,7 @@ from training_cases import blobs
 
 import pcl.gradients.grouped
 import pcl.gradients.task_gradients
+import pcl.losses.task_samples
 import pcl.memory.class_memory
 import pcl.training.intake
 import pcl.training.trainer
@@ -32,14 +33,17 @@ from pcl import (
     AGEM,
     DWA,
     EMGD,
+    EWC,
     FAMO,
     IMTLL,
+    MAS,
     MEGAI,
     MEGAII,
     MEMORY,
     MGDA,
     MLP,
     RLW,
+    SI,
     AmortisedMGDA,
     CAGradFast,
     ClassMemory,
@@ -52,6 +56,8 @@ from pcl import (
     GradNorm,
     GradVac,
     Krum,
+    LossTerm,
+    LwF,
     MaxDO,
     Mean,
     MoCo,
@@ -109,7 +115,8 @@ class Watch(TorchDispatchMode):
 def watched() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, Watch():
         moving = (pcl.weighting.fixed, pcl.weighting.gradvac, pcl.weighting.pcgrad, pcl.weighting.rlw)
-        for module in (pcl.gradients.grouped, pcl.memory.class_memory, pcl.training.intake, *moving):
+        keeping = (pcl.losses.task_samples, pcl.memory.class_memory)
+        for module in (pcl.gradients.grouped, *keeping, pcl.training.intake, *moving):
             patch.setattr(module, "to_device", lambda x, device: torch.empty_like(x, device=device))
         for holder, name in ((torch, "tensor"), (torch, "as_tensor"), (Tensor, "new_tensor")):
             patch.setattr(holder, name, refusing(getattr(holder, name)))
@@ -191,6 +198,29 @@ def test_options_wait_for_nothing(optimizer: str, setting: dict[str, Any], monke
     t.step()
     with watched():
         for _ in range(3):
+            assert t.step() is not None
+
+
+LOSS_TERMS: dict[str, Callable[[], LossTerm]] = {
+    "ewc": lambda: EWC(1.0, samples=6),
+    "mas": lambda: MAS(1.0, samples=6, protect="all"),
+    "si": lambda: SI(1.0),
+    "lwf": LwF,
+}
+
+
+@pytest.mark.parametrize("name", LOSS_TERMS)
+def test_loss_terms_wait_for_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    term = LOSS_TERMS[name]()
+    t = on_meta(MGDA(), monkeypatch, loss_terms=[term])
+    if isinstance(term, (EWC, MAS)):
+        parameters = term.springs.parameters(t.model)
+        term.springs.attach({name: torch.empty_like(p) for name, p in parameters.items()}, parameters)
+    if isinstance(term, LwF):
+        term.task_ended(t.model, "old")
+    t.step()  # before it the samples of tasks, and paths, do not exist
+    with watched():
+        for _ in range(9):
             assert t.step() is not None
 
 

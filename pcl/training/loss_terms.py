@@ -1,0 +1,95 @@
+"""The loss terms of a trainer, as the parts of a step use them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pcl.gradients.result import Gradient
+from pcl.losses.base import FollowsPath, LossTerm, Penalty, Samples, SampleTerm
+from pcl.models.continual import ContinualModel
+
+
+class LossTerms:
+    """Any number of terms, each on its own; the sums of what they say.
+
+    Args:
+        model: whose parameters they concern.
+        terms: penalties and terms of samples.
+
+    Raises:
+        TypeError: for anything else, such as a name or a class.
+    """
+
+    def __init__(self, model: ContinualModel, terms: Sequence[LossTerm]) -> None:
+        for term in terms:
+            if isinstance(term, type) or not isinstance(term, (Penalty, SampleTerm)):
+                raise TypeError(f"trainer: expected loss terms, such as pcl.EWC(100.0), got {term!r}")
+        self._model = model
+        self._terms = tuple(terms)
+        self._penalties = [term for term in terms if isinstance(term, Penalty)]
+        self._of_samples = [term for term in terms if isinstance(term, SampleTerm)]
+        self._following = [term for term in terms if isinstance(term, FollowsPath)]
+        self._names: dict[nn.Parameter, str] = {}
+
+    def __iter__(self) -> Iterator[LossTerm]:
+        return iter(self._terms)
+
+    def add_to(self, losses: Tensor, samples: Samples) -> Tensor:
+        """The losses ``(B,)`` of these samples with what the terms add."""
+        for term in self._of_samples:
+            added = term.losses(samples)
+            losses = losses if added is None else losses + added
+        return losses
+
+    def penalised(self, parameters: Sequence[nn.Parameter], gradient: Gradient) -> Gradient:
+        """The gradient with those of the penalties added, in new tensors; None stays None."""
+        for penalty in self._penalties:
+            pairs = enumerate(zip(gradient, penalty.gradient(self._named(parameters)), strict=True))
+            pulled = {i: (g, force) for i, (g, force) in pairs if g is not None and force is not None}
+            if pulled:
+                sums = torch._foreach_add(*map(list, zip(*pulled.values(), strict=True)))
+                total = dict(zip(pulled, sums, strict=True))
+                gradient = [total.get(i, g) for i, g in enumerate(gradient)]
+        return gradient
+
+    @contextmanager
+    def following(self, parameters: Sequence[nn.Parameter], gradient: Gradient) -> Iterator[None]:
+        """Show the update that is made in the block to those who learn from it."""
+        if not self._following:
+            yield
+            return
+        before = [p.detach().clone() for p in parameters]
+        yield
+        for term in self._following:
+            term.follow(self._named(parameters), before, gradient)
+
+    def observe(self, task: str, x: Tensor, y: Tensor) -> None:
+        """A batch has been used."""
+        for term in self._terms:
+            term.observe(task, x, y)
+
+    def task_ended(self, task: str) -> None:
+        """A task has ended."""
+        for term in self._terms:
+            term.task_ended(self._model, task)
+
+    def settings(self) -> list[list[Any]]:
+        """Kind and settings of every term."""
+        return [[type(term).__name__, term.settings()] for term in self._terms]
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The states of all terms."""
+        return [term.state_dict() for term in self._terms]
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
+        """Take over states of the same terms; the model has no tasks yet."""
+        for term, state in zip(self._terms, states, strict=True):
+            term.load_state_dict(state, self._model)
+
+    def _named(self, parameters: Sequence[nn.Parameter]) -> Mapping[str, Tensor]:
+        if any(p not in self._names for p in parameters):
+            self._names = {p: name for name, p in self._model.named_parameters()}
+        return {self._names[p]: p for p in parameters}

@@ -1,0 +1,62 @@
+"""Loss terms against forgetting: one task after the other on handwritten digits, with and without them, by seed."""
+
+import statistics
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pcl import EMGD, EWC, MAS, MLP, SI, Batches, ClassMemory, ContinualModel, LossTerm, LwF, OnlineEWC, Stream, Trainer
+from pcl.data.images import load_digits
+
+SEEDS = range(8)
+LEAST_T = 3.5  # of a paired t-test with 7 degrees of freedom: one-sided p = 0.005
+
+TERMS: dict[str, Callable[[int], LossTerm]] = {
+    "ewc": lambda seed: EWC(100.0, seed=seed),
+    "online ewc": lambda seed: OnlineEWC(100.0, seed=seed),
+    "si": lambda seed: SI(10.0),
+    "mas": lambda seed: MAS(0.1, seed=seed),
+    "lwf": lambda seed: LwF(3.0),
+}
+
+
+@cache
+def digits(classes: tuple[int, ...], train: bool) -> tuple[Tensor, Tensor]:
+    data = load_digits()
+    x, y = (data.x_train, data.y_train) if train else (data.x_test, data.y_test)
+    rows = torch.isin(y, torch.tensor(classes))
+    return x[rows].float().flatten(1) / x.max(), y[rows].long()
+
+
+@cache
+def lost(seed: int, name: str | None, rehearsal: bool) -> float:
+    """Accuracy on the first five classes when they have been learned, minus that after the other five."""
+    torch.manual_seed(seed)
+    arguments: dict[str, Any] = {"weighting": EMGD("gmc"), "memory": ClassMemory(1)} if rehearsal else {}
+    t = Trainer(
+        ContinualModel(MLP(64, [32, 16]), 16, "class" if rehearsal else "task", seed=seed),
+        optimizer=lambda p: torch.optim.Adam(p, lr=6e-3), memory_batch=16,
+        loss_terms=[TERMS[name](seed)] if name else [], **arguments,
+    )  # fmt: skip
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(seed)).tolist()
+    start = 0
+    for task, classes in (("a", tuple(order[:5])), ("b", tuple(order[5:]))):
+        batches = Batches(*digits(classes, True), 32, name=task, seed=seed)
+        t.add(Stream(task, batches, classes, start=start, epochs=3, test=digits(classes, False)))
+        start += 3 * len(batches)
+    t.fit()
+    return t.at_end["a"] - t.results()["final"]["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rehearsal"), [*((name, False) for name in TERMS), ("ewc", True), ("si", True), ("lwf", True)]
+)
+def test_less_is_forgotten(name: str, rehearsal: bool) -> None:
+    """Than by fine-tuning in the task setting; and than by EMGD in the class setting with one stored sample a class."""
+    gains = [lost(seed, None, rehearsal) - lost(seed, name, rehearsal) for seed in SEEDS]
+    t = statistics.mean(gains) / (statistics.stdev(gains) / len(gains) ** 0.5)
+    assert t > LEAST_T
