@@ -7,10 +7,14 @@ from pcl.data.batches import Batches
 from pcl.gradients.result import TaskGradients
 from pcl.gradients.task_gradients import task_gradients
 from pcl.gradients.workspace import Workspace
-from pcl.memory.class_memory import ClassMemory, MemoryBatch
+from pcl.memory.base import MemoryBatch
+from pcl.memory.before_update import BeforeUpdate
+from pcl.memory.class_memory import ClassMemory
 from pcl.memory.gmed import GMEDEdit
 from pcl.memory.gradient_edit import GradientEdit
 from pcl.memory.random_edit import RandomEdit
+from pcl.memory.reservoir import ReservoirMemory
+from pcl.memory.retrieval import MIR, Balanced
 from pcl.metrics import average_accuracy, forgetting
 from pcl.models.backbones import MLP, Normalize, ResNet18
 from pcl.models.continual import ContinualModel
@@ -69,11 +73,14 @@ __all__ = [
     "MEGAII",
     "MEMORY",
     "MGDA",
+    "MIR",
     "MLP",
     "RLW",
     "AlignedMTL",
     "AmortisedMGDA",
+    "Balanced",
     "Batches",
+    "BeforeUpdate",
     "CAGrad",
     "CAGradFast",
     "ClassMemory",
@@ -100,6 +107,7 @@ __all__ = [
     "PCGrad",
     "RandomEdit",
     "ResNet18",
+    "ReservoirMemory",
     "SDMGrad",
     "ScaleInvariant",
     "Scenario",
