@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import nn
 
 from pcl import MIR, MLP, Balanced, Batches, ContinualModel, MemoryBatch, ReservoirMemory, Stream, Trainer
 from pcl.memory.incoming import Incoming
@@ -40,11 +39,10 @@ def test_mir_takes_those_whose_loss_rises_most(setting: Any) -> None:
     with torch.no_grad():
         for p, g in zip(ahead.parameters(), gradient, strict=True):
             p -= 0 if g is None else 0.3 * g
-        rise = [
-            (m.losses(x[None], y[None], drawn.names[t]) for m in (ahead, model))
-            for x, y, t in zip(drawn.x, drawn.y, drawn.task.tolist(), strict=True)
-        ]
-        rises = [float(later - now) for later, now in rise]
+        rises = []
+        for x, y, t in zip(drawn.x, drawn.y, drawn.task.tolist(), strict=True):
+            later, now = (m.losses(x[None], y[None], drawn.names[t]) for m in (ahead, model))
+            rises.append(float(later - now))
     best = sorted(range(30), key=lambda i: -rises[i])[:8]
     found = MIR(30, lr=0.3)(memory, incoming, 8, generator(1))
     assert torch.equal(found.index, drawn.index[best])
@@ -81,8 +79,8 @@ def test_nothing_but_the_draws_is_touched() -> None:
     model.add_task("a", [0, 1])
     memory = ReservoirMemory(30)
     memory.observe("a", torch.rand(20, 6), torch.arange(20) % 2, [0, 1], generator(0))
-    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     incoming = Incoming(model, {"a": [(torch.rand(4, 6), torch.zeros(4, dtype=torch.int64))]}, list(model.parameters()))
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     found = MIR(12, lr=0.1)(memory, incoming, 4, generator(0))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())

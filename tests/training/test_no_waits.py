@@ -211,13 +211,14 @@ def test_a_reservoir_waits_for_nothing(
     memory = ReservoirMemory(7)
     t = on_meta(Mean(), monkeypatch, memory=memory, retrieval=retrieval, edit=edit, memory_batch=3)
     t.step()
+    t.step()  # here the first samples come back
     assert memory.x.device.type == "meta"
     with watched():
         for _ in range(4):
             result = t.step()
             assert result is not None
             assert result.tasks == ("a", "b", MEMORY)
-    assert memory.seen == 5 * 8
+    assert memory.seen == 6 * 8
 
 
 def test_batches_that_are_on_the_device_already_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
