@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 from pcl.memory.edit import Edit
 
 Samples = Literal["recalled", "others"]
+When = Literal["before", "after"]
 
 
 @dataclass(frozen=True)
