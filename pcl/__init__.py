@@ -13,10 +13,14 @@ from pcl.losses.ewc import EWC, OnlineEWC
 from pcl.losses.lwf import LwF
 from pcl.losses.mas import MAS
 from pcl.losses.si import SI
-from pcl.memory.class_memory import ClassMemory, MemoryBatch
+from pcl.memory.base import MemoryBatch
+from pcl.memory.before_update import BeforeUpdate
+from pcl.memory.class_memory import ClassMemory
 from pcl.memory.gmed import GMEDEdit
 from pcl.memory.gradient_edit import GradientEdit
 from pcl.memory.random_edit import RandomEdit
+from pcl.memory.reservoir import ReservoirMemory
+from pcl.memory.retrieval import MIR, Balanced
 from pcl.metrics import average_accuracy, forgetting
 from pcl.models.backbones import MLP, Normalize, ResNet18
 from pcl.models.continual import ContinualModel
@@ -86,13 +90,16 @@ __all__ = [
     "MEGAII",
     "MEMORY",
     "MGDA",
+    "MIR",
     "MLP",
     "RLW",
     "SI",
     "VISION_SIZES",
     "AlignedMTL",
     "AmortisedMGDA",
+    "Balanced",
     "Batches",
+    "BeforeUpdate",
     "BidirectionalBlock",
     "CAGrad",
     "CAGradFast",
@@ -128,6 +135,7 @@ __all__ = [
     "Penalty",
     "RandomEdit",
     "ResNet18",
+    "ReservoirMemory",
     "ResidualStack",
     "SDMGrad",
     "SampleTerm",

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pcl.gradients.task_gradients import Strategy
-from pcl.methods import METHODS, WEIGHTINGS
+from pcl.memory.before_update import When
+from pcl.methods import EDITS, METHODS, WEIGHTINGS
 from pcl.models.heads import Head
 from pcl.scenarios import SCENARIOS
 from pcl.training.losses import Precision
@@ -63,6 +64,14 @@ class RunConfig:
     """how often every sample is used"""
     memory_per_class: int | None = None
     """stored samples per class"""
+    memory: Literal["class", "reservoir"] = "class"
+    """class: n samples per class of finished tasks; reservoir: a uniform sample of all that was seen, of running tasks
+    too"""
+    memory_size: int | None = None
+    """samples in the reservoir; default: as many as memory_per_class makes of all classes"""
+    retrieval: Literal["random", "mir", "task-balanced", "class-balanced"] = "random"
+    """which stored samples come back: any, the most interfered of five times as many, or as many of every task or
+    class"""
     memory_tasks: MemoryTasks | None = None
     """one: the memory is one task; each: one for every finished task. Default: each for gem, one for the others"""
     head: Head | None = None
@@ -91,6 +100,8 @@ class RunConfig:
     """capture steps in a CUDA graph and replay them; needs a GPU"""
     edit_alpha: float | None = None
     """step size of memory editing, in pixel units"""
+    edit_when: When | None = None
+    """before or after the update of a step; default: as published"""
     edit_beta: float = 0.01
     """of GMED: how much less a memory sample may come to be fitted"""
     device: str = "cpu"
@@ -114,6 +125,7 @@ class RunConfig:
         names = ("batch_size", "epochs", "memory_per_class", "lr", "edit_alpha")
         own = {name: getattr(spec, name) for name in names}
         own |= {"memory_tasks": WEIGHTINGS[method.weighting].memory_tasks, "head": method.head}
+        own["edit_when"] = EDITS[method.edit].when if method.edit else "after"
         return dataclasses.replace(self, **{name: own[name] for name in own if getattr(self, name) is None})
 
 

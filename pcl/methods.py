@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from pcl.memory.before_update import When
 from pcl.memory.edit import Edit
 from pcl.memory.gmed import GMEDEdit
 from pcl.memory.gradient_edit import GradientEdit
@@ -141,19 +142,24 @@ class EditSpec:
         make: builds it from alpha, beta, the learning rate and the seed of the run, each heeding what concerns it.
         summary: one line for people.
         source: where it comes from.
+        when: whether it acts before or after the update of a step where a run does not say, as published.
     """
 
     make: Callable[[float, float, float, int], Edit]
     summary: str
     source: str
+    when: When = "before"
 
 
 EDITS: dict[str, EditSpec] = {
     "me": EditSpec(
-        lambda alpha, beta, lr, seed: GradientEdit(alpha), "gradient-guided", "arXiv 2401.01054, Eq. 12 and 13"
+        lambda alpha, beta, lr, seed: GradientEdit(alpha),
+        "gradient-guided",
+        "arXiv 2401.01054, Eq. 12 and 13",
+        when="after",
     ),
     "gmed": EditSpec(
-        lambda alpha, beta, lr, seed: GMEDEdit(alpha, beta=beta, lr=lr), "towards forgetting", "GMED, Eq. 3-6"
+        lambda alpha, beta, lr, seed: GMEDEdit(alpha, beta=beta, lr=lr), "towards forgetting", "GMED, Alg. 1"
     ),
     "hindsight": EditSpec(
         lambda alpha, beta, lr, seed: GMEDEdit(alpha, beta=beta, lr=lr, lookahead="memory"),

@@ -12,13 +12,19 @@ import torch
 
 from pcl.config import RunConfig, config_from, config_text, read_config
 from pcl.data.images import ImageData
+from pcl.memory.base import Memory
+from pcl.memory.before_update import BeforeUpdate
 from pcl.memory.class_memory import ClassMemory
+from pcl.memory.edit import Edit
+from pcl.memory.reservoir import ReservoirMemory
+from pcl.memory.retrieval import MIR, Balanced, Retrieval
 from pcl.methods import EDITS, METHODS, WEIGHTINGS, WeightingOptions
 from pcl.models.continual import ContinualModel
 from pcl.randomness import seeded
 from pcl.scenarios import SCENARIOS, ScenarioSpec
 from pcl.streams.sampling import TaskSampling
 from pcl.streams.scenario import Scenario
+from pcl.streams.stream import Stream
 from pcl.training.checkpoint import load_checkpoint, write_atomically
 from pcl.training.diagnostics import Diagnostics
 from pcl.training.record import CHECKPOINT, RunRecorder
@@ -124,7 +130,11 @@ def build(
     method = METHODS[config.method]
     options = WeightingOptions(config.scale, config.temperature, config.seed)
     lr = config.lr
-    edit = EDITS[method.edit].make(config.edit_alpha, config.edit_beta, lr, config.seed) if method.edit else None
+    edit: Edit | BeforeUpdate | None = None
+    if method.edit:
+        edit = EDITS[method.edit].make(config.edit_alpha, config.edit_beta, lr, config.seed)
+        if config.edit_when == "before":  # GMED leaves alone what MIR has picked (Sec. 4.4)
+            edit = BeforeUpdate(edit, "others" if config.retrieval == "mir" else "recalled")
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer]
     on_gpu: dict[str, Any] = (
         {"fused": True} if device.type == "cuda" else {}
@@ -144,7 +154,8 @@ def build(
         ContinualModel(backbone, spec.features, config.setting, head=config.head, seed=config.seed),
         optimizer=lambda parameters: kind(parameters, lr=lr, **on_gpu),
         weighting=WEIGHTINGS[method.weighting].make(options),
-        memory=ClassMemory(config.memory_per_class),
+        memory=_memory(config, config.memory_per_class, streams),
+        retrieval=_retrieval(config, lr),
         edit=edit,
         memory_batch=config.batch_size // config.accumulate,
         sampling=sampling,
@@ -164,6 +175,22 @@ def build(
     for stream in streams:
         trainer.add(stream)
     return scenario, trainer
+
+
+def _memory(config: RunConfig, per_class: int, streams: Sequence[Stream]) -> Memory:
+    if config.memory == "class":
+        return ClassMemory(per_class)
+    classes = {c for stream in streams for c in stream.classes}
+    return ReservoirMemory(config.memory_size or per_class * len(classes))
+
+
+def _retrieval(config: RunConfig, lr: float) -> Retrieval | None:
+    assert config.batch_size is not None
+    if config.retrieval == "random":
+        return None
+    if config.retrieval == "mir":
+        return MIR(5 * config.batch_size, lr=lr)
+    return Balanced("task" if config.retrieval == "task-balanced" else "class")
 
 
 def _fit(

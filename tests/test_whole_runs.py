@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pcl import CosineHead, cli, is_memory
+from pcl import BeforeUpdate, CosineHead, GMEDEdit, GradientEdit, ReservoirMemory, cli, is_memory
 from pcl.config import RunConfig, config_from, config_text, read_config
 from pcl.methods import EDITS, WEIGHTINGS
-from pcl.run import load_run, resume, start
+from pcl.run import build, load_run, resume, start
 from pcl.scenarios import SCENARIOS
 from pcl.training.checkpoint import load_checkpoint
 
@@ -75,6 +75,40 @@ def test_every_edit_has_a_name_on_the_command_line(method: str, tmp_path: Path) 
     results = start(config, tmp_path / "r")
     assert results["drift"] > 0
     assert {row["edited"] > 0 for row in rows(tmp_path / "r") if "edited" in row} == {True}
+
+
+@pytest.mark.parametrize("retrieval", ["random", "mir", "task-balanced", "class-balanced"])
+def test_a_reservoir_replays_from_the_second_step_on(retrieval: Any, tmp_path: Path) -> None:
+    config = RunConfig(
+        method="sum+gmed", memory="reservoir", memory_size=60, retrieval=retrieval, epochs=1, batch_size=24,
+        evaluate_every=100,
+    )  # fmt: skip
+    for name in ("one", "two"):
+        assert start(config, tmp_path / name)["drift"] > 0
+    steps = [row for row in rows(tmp_path / "one") if row["kind"] == "step"]
+    assert ["MEMORY" in row["tasks"] for row in steps] == [False] + [True] * (len(steps) - 1)
+    assert rows(tmp_path / "one") == rows(tmp_path / "two")
+    assert len(load_run(tmp_path / "one").memory or ()) == 60
+    written = config_from(read_config(tmp_path / "one" / "config.toml"))
+    assert written.edit_when == "before"
+
+
+def test_the_size_of_a_reservoir_follows_from_the_classes() -> None:
+    config = RunConfig(method="sum", memory="reservoir", memory_per_class=3, epochs=1, batch_size=24)
+    _, trainer = build(config)
+    assert isinstance(trainer.memory, ReservoirMemory)
+    assert trainer.memory.capacity == 30
+
+
+def test_edits_act_when_they_are_told_to() -> None:
+    def edit(**settings: Any) -> Any:
+        return build(RunConfig(**settings))[1].edit
+
+    assert isinstance(edit(method="sum+me"), GradientEdit)
+    assert isinstance(edit(method="sum+me", edit_when="before"), BeforeUpdate)
+    assert isinstance(edit(method="sum+gmed", edit_when="after"), GMEDEdit)
+    assert edit(method="sum+gmed").samples == "recalled"
+    assert edit(method="sum+gmed", retrieval="mir").samples == "others"
 
 
 def test_same_seed_same_bits_other_seed_other_bits(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from pcl.gradients.result import Gradient
-from pcl.memory.class_memory import MemoryBatch
+from pcl.memory.base import MemoryBatch
 from pcl.models.continual import ContinualModel
 
 

@@ -7,11 +7,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pcl.devices import to_device
 from pcl.gradients.sample_distance import Losses
 
 
 class Edit(Protocol):
-    """Changes the stored samples that a step has drawn, after the step's update. It never sees a label to change."""
+    """Changes stored samples: those that a step has drawn, after its update, unless :class:`pcl.BeforeUpdate` says
+    otherwise. It never sees a label to change."""
 
     def __call__(
         self,
@@ -91,18 +93,19 @@ class Steps:
         """``count`` steps from x ``(B, ...)`` against ``gradient(x)`` ``(B, ...)``."""
         mean, std = _broadcast(self.mean, x), self.spread(x)
         for _ in range(self.count):
-            step = self.alpha * gradient(x) / std.square()
+            step = self.alpha * gradient(x) / (std * std)
             x = torch.where(torch.isfinite(step), x - step, x)
             if self.valid is not None:
                 low, high = ((end - mean) / std for end in self.valid)
-                x = torch.minimum(torch.maximum(x, low), high)
+                x = x.clamp(low, high)  # type: ignore[arg-type]  # both are numbers, or both tensors
         return x
 
-    def spread(self, x: Tensor) -> Tensor:
+    def spread(self, x: Tensor) -> float | Tensor:
         """std, to multiply with x."""
         return _broadcast(self.std, x)
 
 
-def _broadcast(value: float | Sequence[float], x: Tensor) -> Tensor:
-    numbers = torch.as_tensor(value, dtype=x.dtype, device=x.device)
-    return numbers.view(-1, *[1] * (x.dim() - 2)) if numbers.dim() else numbers
+def _broadcast(value: float | Sequence[float], x: Tensor) -> float | Tensor:
+    if isinstance(value, Sequence):
+        return to_device(torch.tensor(value, dtype=x.dtype), x.device).view(-1, *[1] * (x.dim() - 2))
+    return value

@@ -1,7 +1,6 @@
 """Gradient based memory editing (Jin et al., *Gradient Based Memory Editing for Task-Free Continual Learning*)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from pcl.gradients.sample_distance import Losses
 from pcl.memory.edit import Stateless, Steps
+from pcl.memory.incoming import moved
 from pcl.models.modes import evaluation_mode
 
 _ALL = slice(None)
@@ -20,9 +20,9 @@ class GMEDEdit(Stateless):
     Stored samples move to where one more step would make the model forget them: theta' = theta - lr * u is where the
     model would stand after it. Two backward passes, for any model. Labels never change.
 
-    - ``lookahead="direction"``, GMED: u is the direction given with the call. GMED's is the gradient of the stream's
-      batch; in the Trainer it is the step's d, as in the account that arXiv 2401.01054 (Sec. V) gives of it, and theta
-      is where the step has led to.
+    - ``lookahead="direction"``, GMED: u is the direction given with the call. In :class:`pcl.BeforeUpdate` that is the
+      gradient of the incoming batches, as in GMED's Algorithm 1; else the step's d, as in the account that arXiv
+      2401.01054 (Sec. V) gives of it, and theta is where the step has led to.
     - ``lookahead="memory"``, the ablation *Hindsight Edit*: u is the gradient of the mean loss of a mini-batch of the
       memory, in our reading the drawn one.
 
@@ -88,7 +88,7 @@ class GMEDEdit(Stateless):
     ) -> Tensor:
         """Of what is to become small: (1 + beta) l(x; theta) - l(x; theta')."""
         now = self._slope(losses, x)
-        with _moved(shared, ahead, self._lr):
+        with moved(shared, ahead, self._lr):
             later = self._slope(losses, x)
         return (1 + self._beta) * now - later
 
@@ -96,18 +96,3 @@ class GMEDEdit(Stateless):
         x = x.detach().requires_grad_()
         found = losses(x, _ALL)
         return torch.autograd.grad(found.mean() if self._mean_loss else found.sum(), x)[0]
-
-
-@contextmanager
-def _moved(shared: Sequence[nn.Parameter], along: Sequence[Tensor | None], lr: float) -> Iterator[None]:
-    """Parameters at theta - lr * u within the block; afterwards they have the bits that they had."""
-    moved = [(p, u, p.detach().clone()) for p, u in zip(shared, along, strict=True) if u is not None]
-    try:
-        with torch.no_grad():
-            for p, u, _ in moved:
-                p.sub_(u, alpha=lr)
-        yield
-    finally:
-        with torch.no_grad():
-            for p, _, before in moved:
-                p.copy_(before)

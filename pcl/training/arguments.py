@@ -44,6 +44,13 @@ def check_arguments(trainer: "Trainer") -> None:
         )
     if trainer.edit is not None and trainer.memory is None:
         raise ValueError("trainer: an edit changes stored samples; pass a memory too, memory=ClassMemory(n)")
+    if trainer.retrieval is not None and trainer.memory is None:
+        raise ValueError("trainer: retrieval chooses stored samples; pass a memory too, memory=ReservoirMemory(n)")
+    if trainer.retrieval is not None and trainer.memory_tasks == "each":
+        raise ValueError(
+            "trainer: retrieval chooses one batch from the whole memory, memory_tasks='each' draws one for every task; "
+            "leave one of them out"
+        )
     names = {
         "gradients_over": ("backbone", "all"),
         "gramian": ("needed", "always"),

@@ -86,9 +86,9 @@ class Later:
 
     From the first step that is not finite on, ``bad`` is 1: this step and all after it leave parameters and optimizer
     state as they were. When the flags arrive, a few steps later at most, or before accuracies are measured and
-    checkpoints made, the rest (layer statistics, the generators of layers and retrieval, the state of the weighting) is
-    put back to where it was before that step, and the error is raised. What remains changed: the streams have gone on,
-    the memory's reservoirs have seen their batches, an edit that draws has drawn, and the steps are counted.
+    checkpoints made, the rest (layer statistics, the generators of layers and retrieval, the state of weighting and
+    edit) is put back to where it was before that step, and the error is raised. What remains changed: the streams have
+    gone on, the memory has seen their batches, and the steps are counted.
 
     Args:
         most: steps that may be under way before the host waits for the oldest.

@@ -15,7 +15,7 @@ from pcl.gradients.summed import SummedLoss
 from pcl.gradients.task_gradients import Strategy, grouped_gradients, task_gradients
 from pcl.gradients.workspace import Workspace
 from pcl.losses.base import Samples
-from pcl.memory.class_memory import MemoryBatch
+from pcl.memory.base import MemoryBatch
 from pcl.models.carried import Window
 from pcl.models.continual import ContinualModel
 from pcl.streams.stream import MEMORY, memory_of

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Snapshot:
-    """Layer statistics, generators, the state of the weighting and the optimizer's counters as they are now.
+    """Layer statistics, generators, the state of weighting and edit and the optimizer's counters as they are now.
 
     As a context manager it puts them back if its block raises.
     """
@@ -23,6 +23,7 @@ class Snapshot:
         self._retrieval = trainer._retrieval.get_state()
         self._generators = global_generators(trainer.device)
         self._weighting = trainer.weighting.state_dict()
+        self._edit = None if trainer.edit is None else trainer.edit.state_dict()
         self._undo_optimizer = optimizer_undo(trainer.optimizer, trainer.device)
 
     def __enter__(self) -> "Snapshot":
@@ -37,6 +38,8 @@ class Snapshot:
         self.restore_layers()
         self._trainer._retrieval.set_state(self._retrieval)
         self._trainer.weighting.load_state_dict(self._weighting)
+        if self._trainer.edit is not None and self._edit is not None:
+            self._trainer.edit.load_state_dict(self._edit)
         self._undo_optimizer()
         if self._trainer._graph is not None:
             self._trainer._graph.drop()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pcl.memory.before_update import placement
 from pcl.randomness import global_generators, set_global_generators
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ def _composition(trainer: "Trainer") -> dict[str, Any]:
         "backbone": {name: list(value.shape) for name, value in trainer.model.backbone.state_dict().items()},
         "optimizer": type(trainer.optimizer).__name__,
         "weighting": type(trainer.weighting).__name__,
-        "memory per class": None if trainer.memory is None else trainer.memory.per_class,
-        "edit": None if trainer.edit is None else type(trainer.edit).__name__,
+        "memory": None if trainer.memory is None else trainer.memory.settings(),
+        "retrieval": None if trainer.retrieval is None else trainer.retrieval.settings(),
+        "edit": None if trainer.edit is None else placement(trainer.edit),
         "loss terms": trainer.loss_terms.settings(),
         "gradients_over": trainer.gradients_over,
         "memory_batch": trainer.memory_batch,

@@ -6,11 +6,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from pcl.memory.class_memory import MemoryBatch
+from pcl.memory.base import MemoryBatch
 from pcl.streams.stream import MEMORY, Batch, memory_of
 
 MemoryTasks = Literal["one", "each"]
-"""Whether the memory is one task or one for every finished task."""
+"""Whether the memory is one task or one for every task of which it holds something."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class StepData:
 
     Attributes:
         batches: for every active task one batch ``(x, y)``, or several that are worked off one after the other.
-        recalled: samples from the memory, or None; with ``sizes`` every finished task is a stream of its own.
+        recalled: samples from the memory, or None; with ``sizes`` every stored task is a stream of its own.
         memory_batch: how many of those are worked off at once.
         faults: ``(2, k)`` bool, what is wrong with the tasks' batches as far as it could not be looked at; see
             :func:`pcl.training.intake.read_batches`. None if all was looked at.
@@ -32,7 +32,7 @@ class StepData:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The k tasks of the step; last, if memory takes part, MEMORY or "memory:<task>" of every finished task."""
+        """The k tasks of the step; last, if memory takes part, MEMORY or "memory:<task>" of every stored task."""
         if self.recalled is None:
             return tuple(self.batches)
         if self.recalled.sizes is None:

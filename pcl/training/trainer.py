@@ -12,8 +12,11 @@ from pcl.gradients.result import TaskGradients
 from pcl.gradients.task_gradients import Strategy
 from pcl.gradients.workspace import Workspace
 from pcl.losses.base import LossTerm
-from pcl.memory.class_memory import ClassMemory, MemoryBatch
+from pcl.memory.base import Memory
+from pcl.memory.before_update import BeforeUpdate
 from pcl.memory.edit import Edit
+from pcl.memory.incoming import Incoming
+from pcl.memory.retrieval import Retrieval
 from pcl.metrics import average_accuracy, forgetting
 from pcl.models.continual import ContinualModel
 from pcl.randomness import generator
@@ -30,6 +33,7 @@ from pcl.training.intake import fault_table
 from pcl.training.look_back import look_back
 from pcl.training.loss_terms import LossTerms
 from pcl.training.losses import Precision, StepLosses, in_precision
+from pcl.training.rehearsal import Edited, edit_after, recall, store
 from pcl.training.snapshot import Snapshot
 from pcl.training.state import restore_trainer, trainer_state
 from pcl.training.step_data import MemoryTasks, StepData
@@ -52,14 +56,17 @@ class Trainer:
             with, when their tasks appear. Frozen parameters rest, and may be frozen and released at any time.
         weighting: how the task gradients combine; the mean if None. One that looks at losses alone makes a step cost
             one backward pass; one that works on the gradients themselves needs another strategy than ``"lowmem"``.
-        memory: what is kept of finished tasks; no rehearsal if None.
-        edit: how the memory samples of a step change after it; needs a memory.
+        memory: what is kept of samples, such as :class:`pcl.ClassMemory`, of finished tasks, or
+            :class:`pcl.ReservoirMemory`, of running ones too; no rehearsal if None.
+        retrieval: which of them come back, such as :class:`pcl.MIR`; at random if None.
+        edit: how the memory samples of a step change after it, or before it in :class:`pcl.BeforeUpdate`.
         loss_terms: added to the losses of the tasks, or to the direction: :class:`pcl.EWC`, :class:`pcl.LwF` and the
             like, any number of them; see :mod:`pcl.losses.base`.
         memory_batch: samples drawn from the memory in each step.
         sampling: draws which of the active tasks take part in a step, see :class:`pcl.TaskSampling`; all if None.
         memory_tasks: ``"one"``: they are one task, MEMORY, with one loss and one gradient; ``"each"``: one task,
-            ``"memory:<task>"``, for every finished one, as GEM has it; see :meth:`pcl.ClassMemory.sample_each`.
+            ``"memory:<task>"``, for every one of which something is stored, as GEM has it; see
+            :meth:`pcl.ClassMemory.sample_each`.
         gradients_over: ``"backbone"``: the Gramian and the weights concern the shared backbone, and heads follow
             the sum of their own gradients (Eq. 2-3 of the paper); ``"all"``: heads are weighted like the rest.
         gramian: ``"always"`` computes the Gramian, for the record of norms and cosines, also where the weighting does
@@ -96,8 +103,9 @@ class Trainer:
         *,
         optimizer: MakeOptimizer,
         weighting: Weighting | GradientWeighting | None = None,
-        memory: ClassMemory | None = None,
-        edit: Edit | None = None,
+        memory: Memory | None = None,
+        retrieval: Retrieval | None = None,
+        edit: Edit | BeforeUpdate | None = None,
         loss_terms: Sequence[LossTerm] = (),
         memory_batch: int = 128,
         sampling: TaskSampling | None = None,
@@ -118,6 +126,7 @@ class Trainer:
         self.model = model
         self.weighting: Weighting | GradientWeighting = Mean() if weighting is None else weighting
         self.memory = memory
+        self.retrieval = retrieval
         self.edit = edit
         self.loss_terms = LossTerms(model, loss_terms)
         self.memory_batch = memory_batch
@@ -233,16 +242,18 @@ class Trainer:
         if not batches:
             return None
         with Snapshot(self) as before:  # if anything in it raises, nothing has changed
-            data = self._recall(batches, faults)
+            data, edited = self._recall(batches, faults)
             descent = self._descend(data) if self._graph is None else self._graph(data)
         self._guard.expect(self.step_count, data.tasks, descent.flags, before.restore)
         fall = look_back(self, data, before, descent.losses)
+        if edited is None:  # x <- x - alpha grad_x |g(x) - d|^2
+            edited = edit_after(self, data.recalled, self._parameters()[0], descent.direction)
+        change = store(self, edited)  # before other samples can take the places of those edited
         self._discard(batches)
         step, self.step_count = self.step_count, self.step_count + 1
-        edited = self._edit_memory(data.recalled, descent.direction)  # x <- x - alpha grad_x |g(x) - d|^2
 
         result = StepResult(
-            step, data.tasks, descent.losses, descent.gram, descent.weights, data.samples, edited, fall,
+            step, data.tasks, descent.losses, descent.gram, descent.weights, data.samples, change, fall,
             weighted=not isinstance(self.weighting, GradientWeighting),
         )  # fmt: skip
         self._callbacks.step(self, result)
@@ -310,14 +321,14 @@ class Trainer:
 
     # ---- the parts of a step, in their order
 
-    def _recall(self, batches: dict[str, list[Batch]], faults: dict[str, Tensor | None]) -> StepData:
-        """The batches, and samples of finished tasks beside them."""
-        recalled = None
-        if self.memory is not None and len(self.memory) > 0:
-            sample = self.memory.sample if self.memory_tasks == "one" else self.memory.sample_each
-            recalled = sample(self.memory_batch * self.accumulate, self._retrieval)
+    def _recall(
+        self, batches: dict[str, list[Batch]], faults: dict[str, Tensor | None]
+    ) -> tuple[StepData, Edited | None]:
+        """The batches, and stored samples beside them; what an edit that acts before the update has made."""
+        shared, others = self._parameters()
+        recalled, edited = recall(self, Incoming(self.model, batches, [*shared, *others]))
         data = StepData(batches, recalled, self.memory_batch)
-        return replace(data, faults=fault_table(faults, data.tasks))
+        return replace(data, faults=fault_table(faults, data.tasks)), edited
 
     def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """(those on which tasks may conflict, the others); frozen ones are in neither."""
@@ -325,21 +336,8 @@ class Trainer:
         heads = [p for p in self.model.head_parameters() if p.requires_grad]
         return (backbone, heads) if self.gradients_over == "backbone" else (backbone + heads, [])
 
-    def _edit_memory(self, recalled: MemoryBatch | None, direction: Sequence[Tensor | None]) -> Tensor | None:
-        if recalled is None or self.edit is None or self.memory is None:
-            return None
-
-        def losses(x: Tensor, rows: slice | Tensor) -> Tensor:
-            return self.model.mixed_losses(x, recalled.y[rows], recalled.task[rows], recalled.names)
-
-        edited = self.edit(self.model, losses, recalled.x, self._parameters()[0], direction)
-        if self._guard.bad is not None:
-            edited = torch.where(self._guard.bad > 0, recalled.x, edited)
-        self.memory.replace(recalled.index, edited)
-        return (edited - recalled.x).abs().mean()
-
     def _discard(self, batches: dict[str, list[Batch]]) -> None:
-        """The batches are used: their reservoirs may keep a few samples, the streams go on."""
+        """The batches are used: the memory may keep a few samples, the streams go on."""
         for task, used in batches.items():
             stream = self.streams[task]
             for x, y in used:

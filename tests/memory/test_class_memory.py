@@ -137,6 +137,21 @@ def test_state_goes_round_also_in_the_middle_of_a_task() -> None:
 def test_a_memory_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="per_class"):
         ClassMemory(0)
+    with pytest.raises(ValueError, match="keep"):
+        ClassMemory(2, keep="first")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch", [1, 5, 100])
+def test_the_last_of_every_class(batch: int) -> None:
+    memory = ClassMemory(4, keep="last")
+    fill(memory, "a", 31, [0, 1, 2], batch=batch)
+    fill(memory, "b", 3, [0, 1], batch=batch)
+    stored = sorted(zip(memory.task.tolist(), memory.y.tolist(), memory.x[:, 0].tolist(), strict=True))
+    late = [(0, c, float(i)) for c in range(3) for i in range(31) if i % 3 == c and i >= 31 - 12 - (c == 0)]
+    late = [(t, c, i) for t, c, i in late if i > 30 - 12]
+    assert stored == [*late, (1, 0, 0.0), (1, 0, 2.0), (1, 1, 1.0)]
+    with pytest.raises(ValueError, match="keep"):
+        ClassMemory(4).load_state_dict(memory.state_dict())
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(10, (4, 3, 3)), (9, (3, 3, 3)), (2, (1, 1, 1)), (100, (6, 9, 12))])

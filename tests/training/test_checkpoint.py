@@ -86,8 +86,8 @@ def test_paused_and_ended_streams_stay_so(tmp_path: Path) -> None:
     [
         ({"streams": {"a": ([0, 1], 0)}}, "another streams"),
         ({"streams": {"a": ([0, 5], 0), "b": ([2, 3], 4), "c": ([0, 4], 9)}}, "another streams"),
-        ({"memory": None, "edit": None}, "another memory per class"),
-        ({"memory": ClassMemory(4)}, "another memory per class"),
+        ({"memory": None, "edit": None}, "another memory:"),
+        ({"memory": ClassMemory(4)}, "another memory:"),
         ({"edit": None}, "another edit"),
         ({"width": 8}, "another backbone"),
         ({"optimizer": lambda p: torch.optim.SGD(p, lr=0.1)}, "another optimizer"),

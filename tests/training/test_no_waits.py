@@ -41,16 +41,20 @@ from pcl import (
     MEGAII,
     MEMORY,
     MGDA,
+    MIR,
     MLP,
     RLW,
     SI,
     AmortisedMGDA,
+    Balanced,
+    BeforeUpdate,
     CAGradFast,
     ClassMemory,
     ConFIG,
     ContinualModel,
     FairGrad,
     Fixed,
+    GMEDEdit,
     GradDrop,
     GradientWeighting,
     GradNorm,
@@ -62,6 +66,7 @@ from pcl import (
     Mean,
     MoCo,
     PCGrad,
+    ReservoirMemory,
     ScaleInvariant,
     SDMGrad,
     Stream,
@@ -70,6 +75,7 @@ from pcl import (
     Uncertainty,
     Weighting,
 )
+from pcl.memory.retrieval import Retrieval
 from pcl.training import guard
 
 
@@ -81,15 +87,15 @@ def on_meta(weighting: Weighting | GradientWeighting, monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "autocast", lambda *a, **b: nullcontext())  # knows no "meta"
     backbone = nn.Sequential(MLP(6, [16]), nn.BatchNorm1d(16)).to("meta")
     given: dict[str, Any] = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)}
-    memory = ClassMemory(2)
+    old = ClassMemory(2)
     model = ContinualModel(backbone, 16, head=arguments.pop("head", "linear"))
-    t = Trainer(model, weighting=weighting, memory=memory, **{**given, **arguments})
+    t = Trainer(model, weighting=weighting, **{"memory": old, **given, **arguments})
     for task, classes in (("a", [0, 1]), ("b", [2, 3])):
         x, y = blobs(classes, 40)
         t.add(Stream(task, list(zip(x.split(4), y.split(4), strict=True)), classes))
     t.model.add_task("old", [4, 5])
-    memory.x, memory.y = torch.empty(4, 6, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
-    memory.task, memory.names, memory.sizes = torch.empty_like(memory.y), ("old",), (4,)
+    old.x, old.y = torch.empty(4, 6, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
+    old.task, old.names, old.sizes = torch.empty_like(old.y), ("old",), (4,)
     t.streams["old"] = Stream("old", [], [4, 5])
     t.streams["old"].ended, t.ended_at["old"] = True, 0
     return t
@@ -115,7 +121,8 @@ class Watch(TorchDispatchMode):
 def watched() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, Watch():
         moving = (pcl.weighting.fixed, pcl.weighting.gradvac, pcl.weighting.pcgrad, pcl.weighting.rlw)
-        keeping = (pcl.losses.task_samples, pcl.memory.class_memory)
+        memory = (pcl.memory.base, pcl.memory.class_memory, pcl.memory.reservoir, pcl.memory.retrieval)
+        keeping = (pcl.losses.task_samples, *memory)
         for module in (pcl.gradients.grouped, *keeping, pcl.training.intake, *moving):
             patch.setattr(module, "to_device", lambda x, device: torch.empty_like(x, device=device))
         for holder, name in ((torch, "tensor"), (torch, "as_tensor"), (Tensor, "new_tensor")):
@@ -222,6 +229,26 @@ def test_loss_terms_wait_for_nothing(name: str, monkeypatch: pytest.MonkeyPatch)
     with watched():
         for _ in range(9):
             assert t.step() is not None
+
+
+@pytest.mark.parametrize("retrieval", [None, MIR(lr=0.1), Balanced("task"), Balanced("class")], ids=str)
+@pytest.mark.parametrize("samples", ["recalled", "others"])
+def test_a_reservoir_waits_for_nothing(
+    retrieval: Retrieval | None, samples: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do retrieval, and an edit before the update."""
+    edit = BeforeUpdate(GMEDEdit(0.1), samples)
+    memory = ReservoirMemory(7)
+    t = on_meta(Mean(), monkeypatch, memory=memory, retrieval=retrieval, edit=edit, memory_batch=3)
+    t.step()
+    t.step()  # here the first samples come back
+    assert memory.x.device.type == "meta"
+    with watched():
+        for _ in range(4):
+            result = t.step()
+            assert result is not None
+            assert result.tasks == ("a", "b", MEMORY)
+    assert memory.seen == 6 * 8
 
 
 def test_batches_that_are_on_the_device_already_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

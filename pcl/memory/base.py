@@ -1,0 +1,184 @@
+"""What a memory is, and the table of samples that all of them are."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pcl.devices import to_device
+
+
+@dataclass(frozen=True)
+class MemoryBatch:
+    """Samples drawn from a memory.
+
+    Attributes:
+        x: ``(B, ...)``.
+        y: ``(B,)`` class numbers.
+        task: ``(B,)`` int64, index into ``names``.
+        names: the tasks that may occur.
+        index: ``(B,)`` int64, where the samples are stored.
+        sizes: for a batch made of one block per task, in the order of ``names``, how many samples each block has.
+    """
+
+    x: Tensor
+    y: Tensor
+    task: Tensor
+    names: tuple[str, ...]
+    index: Tensor
+    sizes: tuple[int, ...] | None = None
+
+    def blocks(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """(task, x, y) of every block; only for a batch with ``sizes``."""
+        assert self.sizes is not None
+        return zip(self.names, self.x.split(self.sizes), self.y.split(self.sizes), strict=True)
+
+    def take(self, rows: Tensor) -> "MemoryBatch":
+        """Some of its samples, without blocks; rows ``(b,)`` int64 on the device of x."""
+        parts = {name: getattr(self, name)[rows] for name in ("x", "y", "task", "index")}
+        return replace(self, **parts, sizes=None)
+
+
+class Memory(Protocol):
+    """What the trainer asks of a memory. Nothing in it waits for a GPU but :meth:`commit` and :meth:`mean_drift`.
+
+    Attributes:
+        names: the tasks of which something may be stored.
+        x, y, task: what is stored: ``(n, ...)``, ``(n,)`` class numbers, ``(n,)`` indices into ``names``.
+        original: the samples as they came ``(n, ...)``, where ``keep_original``.
+    """
+
+    keep_original: bool
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def x(self) -> Tensor: ...
+    @property
+    def y(self) -> Tensor: ...
+    @property
+    def task(self) -> Tensor: ...
+    @property
+    def original(self) -> Tensor: ...
+
+    def __len__(self) -> int: ...
+
+    def observe(self, task: str, x: Tensor, y: Tensor, classes: Sequence[int], draws: torch.Generator) -> None:
+        """A batch of a task has been trained on, for the first time; ``classes`` are those of the task."""
+
+    def commit(self, task: str) -> None:
+        """The task has ended."""
+
+    def sample(self, count: int, draws: torch.Generator) -> MemoryBatch:
+        """``count`` different samples, or all of them where fewer are stored."""
+
+    def sample_each(self, count: int, draws: torch.Generator) -> MemoryBatch:
+        """A block for every task of which something is stored; see :meth:`pcl.ClassMemory.sample_each`."""
+
+    def take(self, index: Tensor) -> MemoryBatch:
+        """The samples at ``index``."""
+
+    def replace(self, index: Tensor, x: Tensor) -> None:
+        """Store edited samples in place of those at ``index``; labels stay."""
+
+    def mean_drift(self) -> float:
+        """Mean of |x - original| over everything that is stored."""
+
+    def settings(self) -> dict[str, Any]:
+        """What must be the same in a run that goes on from a checkpoint, as plain values."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of it, as tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        """Take over a state on ``device``."""
+
+
+class Table:
+    """The rows of a memory, and what does not depend on how they were chosen: retrieval, edits, drift.
+
+    Args:
+        keep_original: keep every sample as it came beside the one that edits may change, at twice the room.
+    """
+
+    def __init__(self, keep_original: bool) -> None:
+        self.keep_original = keep_original
+        self.names: tuple[str, ...] = ()
+        self.x = torch.empty(0)
+        self.original = torch.empty(0)
+        self.y = torch.empty(0, dtype=torch.int64)
+        self.task = torch.empty(0, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def rows_by_task(self) -> list[tuple[int, Tensor]]:
+        """(index into ``names``, rows ``(n_t,)`` on the CPU) of every task of which something is stored."""
+        raise NotImplementedError
+
+    def take(self, index: Tensor) -> MemoryBatch:
+        """The samples at ``index`` ``(B,)`` int64, on the CPU or on the device of x."""
+        index = to_device(index, self.x.device)
+        x, y, task = (part.index_select(0, index) for part in (self.x, self.y, self.task))
+        return MemoryBatch(x, y, task, self.names, index)
+
+    def sample(self, count: int, draws: torch.Generator) -> MemoryBatch:
+        """``count`` different samples, or all of them where fewer are stored, every choice equally likely."""
+        return self.take(distinct(count, len(self), draws))
+
+    def sample_each(self, count: int, draws: torch.Generator) -> MemoryBatch:
+        """Different samples of every task, a block per task: ``count`` shared evenly, but at least one of each.
+
+        The first tasks get what remains of the division; of a task that holds less than its share, all come back.
+        ``names`` are the tasks of which something is stored.
+        """
+        stored = self.rows_by_task()
+        share, rest = divmod(count, len(stored))
+        blocks = [rows[distinct(max(1, share + (i < rest)), len(rows), draws)] for i, (_, rows) in enumerate(stored)]
+        batch = self.take(torch.cat(blocks))
+        sizes = tuple(len(block) for block in blocks)
+        task = torch.arange(len(blocks)).repeat_interleave(torch.tensor(sizes))
+        names = tuple(self.names[t] for t, _ in stored)
+        return replace(batch, task=to_device(task, self.x.device), names=names, sizes=sizes)
+
+    def replace(self, index: Tensor, x: Tensor) -> None:
+        """Store edited samples in place of those at ``index``; labels stay."""
+        self.x.index_copy_(0, index, x.to(self.x.dtype))
+
+    def drift(self) -> Tensor:
+        """Mean absolute difference ``(n,)`` between every sample and its original, in units of x.
+
+        Raises:
+            RuntimeError: if the originals were not kept.
+        """
+        if not self.keep_original:
+            raise RuntimeError(
+                f"drift: the originals were not kept; use {type(self).__name__}(..., keep_original=True)"
+            )
+        return (self.x - self.original).abs().flatten(1).mean(dim=1)
+
+    def mean_drift(self) -> float:
+        """Mean of |x - original| over everything that is stored, in units of x; 0 while nothing is."""
+        return float(self.drift().mean()) if len(self) else 0.0
+
+
+def distinct(count: int, n: int, draws: torch.Generator) -> Tensor:
+    """``min(count, n)`` different numbers of 0 .. n-1 on the CPU, every sequence of them equally likely.
+
+    Of a few among many the cost is O(count): numbers are drawn until enough have appeared, and those that appear first
+    are taken, so that each is uniform among those not yet taken.
+    """
+    if _permuted(count, n):
+        return torch.randperm(n, generator=draws)[:count]
+    found: dict[int, None] = {}
+    while len(found) < count:  # 53 random bits, as randint's remainder of 32 would prefer small numbers
+        uniform = torch.rand(count, generator=draws, dtype=torch.float64)
+        found.update(dict.fromkeys((uniform * n).to(torch.int64).tolist()))
+    return torch.tensor(list(found)[:count])
+
+
+def _permuted(count: int, n: int) -> bool:
+    """Whether a permutation of n numbers is quicker than ``count`` of them one by one, as measured on a CPU."""
+    return n <= max(2048, 32 * count)

@@ -1,0 +1,62 @@
+"""What a step has in hand before it: the batches that have come, and the step that they alone would make."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from pcl.models.continual import ContinualModel
+from pcl.models.modes import evaluation_mode
+from pcl.streams.stream import Batch
+
+
+class Incoming:
+    """The batches of a step's streams, as retrieval and edits that look ahead see them.
+
+    Args:
+        model: backbone and heads.
+        batches: for every task in training one batch ``(x, y)``, or several.
+        parameters: those that train, of backbone and heads.
+    """
+
+    def __init__(
+        self, model: ContinualModel, batches: Mapping[str, Sequence[Batch]], parameters: Sequence[nn.Parameter]
+    ) -> None:
+        self.model = model
+        self.batches = batches
+        self.parameters = parameters
+
+    @cached_property
+    def gradient(self) -> tuple[Tensor | None, ...]:
+        """Of the mean over the tasks of their mean losses, one tensor per parameter; None where it does not reach.
+
+        With one task this is the gradient of the batch. It is found once a step, when it is first asked for, with the
+        model in evaluation mode, so that layer statistics and generators stay as they are.
+        """
+        total: list[Tensor | None] = [None] * len(self.parameters)
+        with evaluation_mode(self.model):
+            for task, batches in self.batches.items():
+                samples = len(self.batches) * sum(len(y) for _, y in batches)
+                for x, y in batches:
+                    loss = self.model.losses(x, y, task).sum() / samples
+                    found = torch.autograd.grad(loss, list(self.parameters), allow_unused=True)
+                    total = [b if a is None else a if b is None else a + b for a, b in zip(total, found, strict=True)]
+        return tuple(total)
+
+
+@contextmanager
+def moved(parameters: Sequence[nn.Parameter], along: Sequence[Tensor | None], lr: float) -> Iterator[None]:
+    """Parameters at theta - lr * u within the block; afterwards they have the bits that they had."""
+    changed = [(p, u) for p, u in zip(parameters, along, strict=True) if u is not None]
+    before = [p.detach().clone() for p, _ in changed]
+    try:
+        with torch.no_grad():
+            for p, u in changed:
+                p.sub_(u, alpha=lr)
+        yield
+    finally:
+        with torch.no_grad():
+            for (p, _), old in zip(changed, before, strict=True):
+                p.copy_(old)

@@ -1,0 +1,76 @@
+"""What the memory gives to a step, and what the step's edit gives back to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from pcl.memory.base import MemoryBatch
+from pcl.memory.before_update import BeforeUpdate
+from pcl.memory.edit import Edit
+from pcl.memory.incoming import Incoming
+
+if TYPE_CHECKING:
+    from pcl.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Edited:
+    """Stored samples at ``index`` ``(B,)``, as they were and as they are to be, ``(B, ...)``."""
+
+    index: Tensor
+    before: Tensor
+    after: Tensor
+
+
+def recall(trainer: "Trainer", incoming: Incoming) -> tuple[MemoryBatch | None, Edited | None]:
+    """Stored samples for a step, None while nothing is stored; and what an edit that acts before the update has made,
+    of these or others. The memory stays as it is."""
+    memory, edit = trainer.memory, trainer.edit
+    if memory is None or len(memory) == 0:
+        return None, None
+    count, draws = trainer.memory_batch * trainer.accumulate, trainer._retrieval
+    if trainer.retrieval is not None:
+        recalled = trainer.retrieval(memory, incoming, count, draws)
+    else:
+        recalled = (memory.sample if trainer.memory_tasks == "one" else memory.sample_each)(count, draws)
+    if not isinstance(edit, BeforeUpdate):
+        return recalled, None
+    chosen = recalled if edit.samples == "recalled" else memory.sample(count, draws)
+    edited = _edit(trainer, edit.edit, chosen, incoming.parameters, incoming.gradient)
+    return (replace(recalled, x=edited.after) if edit.samples == "recalled" else recalled), edited
+
+
+def edit_after(
+    trainer: "Trainer", recalled: MemoryBatch | None, shared: Sequence[nn.Parameter], direction: Sequence[Tensor | None]
+) -> Edited | None:
+    """What an edit that acts after the update makes of the samples that the step has trained on."""
+    if recalled is None or trainer.edit is None or isinstance(trainer.edit, BeforeUpdate):
+        return None
+    return _edit(trainer, trainer.edit, recalled, shared, direction)
+
+
+def store(trainer: "Trainer", edited: Edited | None) -> Tensor | None:
+    """Write edited samples into the memory; by how much they changed, mean and absolute, or None."""
+    if edited is None or trainer.memory is None:
+        return None
+    after = edited.after
+    if trainer._guard.bad is not None:
+        after = torch.where(trainer._guard.bad > 0, edited.before, after)
+    trainer.memory.replace(edited.index, after)
+    return (after - edited.before).abs().mean()
+
+
+def _edit(
+    trainer: "Trainer",
+    edit: Edit,
+    batch: MemoryBatch,
+    shared: Sequence[nn.Parameter],
+    direction: Sequence[Tensor | None],
+) -> Edited:
+    def losses(x: Tensor, rows: slice | Tensor) -> Tensor:
+        return trainer.model.mixed_losses(x, batch.y[rows], batch.task[rows], batch.names)
+
+    return Edited(batch.index, batch.x, edit(trainer.model, losses, batch.x, shared, direction))
