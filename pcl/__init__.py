@@ -3,6 +3,7 @@
 This file is the table of contents: every public name, and nothing else.
 """
 
+from pcl import cuts
 from pcl.data.batches import Batches
 from pcl.gradients.result import TaskGradients
 from pcl.gradients.task_gradients import task_gradients
@@ -19,6 +20,7 @@ from pcl.streams.label_sets import draw_label_sets
 from pcl.streams.sampling import TaskSampling
 from pcl.streams.scenario import Scenario
 from pcl.streams.stream import MEMORY, Stream, is_memory, memory_of
+from pcl.streams.task_free import TaskFree
 from pcl.streams.timeline import Timeline
 from pcl.training.checkpoint import load_checkpoint, save_checkpoint
 from pcl.training.diagnostics import Diagnostics
@@ -106,6 +108,7 @@ __all__ = [
     "StepResult",
     "Stream",
     "Sum",
+    "TaskFree",
     "TaskGradients",
     "TaskSampling",
     "Timeline",
@@ -116,6 +119,7 @@ __all__ = [
     "Weighting",
     "Workspace",
     "average_accuracy",
+    "cuts",
     "draw_label_sets",
     "forgetting",
     "is_memory",

@@ -52,7 +52,7 @@ class Train:
             results = run.resume(folder, [Progress()])
         else:
             s = self.settings
-            default = f"{s.scenario}-{s.setting}-{s.method}-seed{s.seed}"
+            default = f"{Path(s.scenario).stem}-{s.setting}-{s.method}-seed{s.seed}"
             folder = self.runs / self.name if self.name else run.free_folder(self.runs, default)
             results = run.start(s, folder, [Progress()])
         rich.print(_results_table(folder, results))
@@ -84,7 +84,9 @@ class Compare:
         from pcl.compare.terminal import terminal_table
 
         p = self.plan
-        folder = self.comparisons / (self.name or "-".join((*p.scenario, *p.settings, *p.optimizers)))
+        folder = self.comparisons / (
+            self.name or "-".join((*(Path(name).stem for name in p.scenario), *p.settings, *p.optimizers))
+        )
         try:
             tables = compare(p, folder, data_root=self.data_root, processes=self.processes)
         except KeyboardInterrupt as stopped:
