@@ -99,7 +99,7 @@ def write_scenario(path: Path, spec: ScenarioSpec, scenario: Scenario | TaskFree
     plain = scenario.hidden if isinstance(scenario, TaskFree) else scenario
     content: dict[str, Any] = {"name": plain.name, "summary": spec.summary}
     content |= {} if spec.file is None else {"data": spec.file}
-    content |= {"starts": list(plain.timeline.starts), "batch_size": plain.batch_size, "epochs": plain.epochs}
+    content |= {"starts": list(plain.timeline.starts), "batch_size": plain.batch_size, "epochs": scenario.epochs}
     content |= {} if spec.blur is None else {"blur": spec.blur}
     content |= {"label_set": label_set if spec.label_set is None else spec.label_set}
     content |= {"fingerprint": scenario.describe()["fingerprint"]}

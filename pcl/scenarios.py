@@ -77,6 +77,7 @@ class ScenarioSpec:
         Raises:
             ValueError: as :meth:`pcl.Scenario.build`.
         """
+        epochs = self.epochs if epochs is None else epochs
         times = self.timeline if timeline is None else timeline
         if share < 1 and not isinstance(times, str):
             times = "random"  # steps that were stated for all images would leave gaps between fewer
@@ -85,12 +86,12 @@ class ScenarioSpec:
             data,
             self.cut if share >= 1 else Thinned(self.cut, share),
             batch_size=self.batch_size if batch_size is None else batch_size,
-            epochs=self.epochs if epochs is None else epochs,
+            epochs=epochs if self.blur is None else 1,
             label_set=label_set if self.label_set is None else self.label_set,
             timeline=times,
             timeline_number=timeline_number,
         )
-        return scenario if self.blur is None else TaskFree(scenario, self.blur)
+        return scenario if self.blur is None else TaskFree(scenario, self.blur, epochs)
 
 
 @dataclass(frozen=True)

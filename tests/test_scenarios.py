@@ -32,7 +32,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> str:
     np.savez(root / "mnist.npz", **arrays)
     rng = np.random.default_rng(0)
     for classes in (10, 100):
-        y = np.arange(classes).repeat(4)
+        y = np.arange(classes).repeat(2)
         x = rng.integers(0, 256, (len(y), 8, 8, 3), dtype=np.uint8)
         np.savez(root / f"cifar{classes}.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     return str(root)
@@ -48,7 +48,7 @@ def config(data_root: str, name: str, **settings: object) -> RunConfig:
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_named_scenario_runs_in_both_settings(name: str, setting: str, data_root: str, tmp_path: Path) -> None:
     spec = SCENARIOS[name]
-    results = start(config(data_root, name, setting=setting, evaluate_every=1000), tmp_path / "r")
+    results = start(config(data_root, name, setting=setting, method="sum", evaluate_every=1000), tmp_path / "r")
     described = json.loads((tmp_path / "r" / "scenario.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if row["kind"] == "step"]

@@ -22,8 +22,8 @@ class Scenario:
     """Tasks with their classes, their share of the data and their time.
 
     Label sets, timelines and run seeds are independent axes: ``build`` takes a number for each of the first two,
-    :meth:`streams` takes the third, which orders the samples. ``print`` shows the tasks; :func:`pcl.report.plots.plan`
-    draws them.
+    :meth:`streams` takes the third, which orders the samples. ``print`` shows the tasks,
+    :func:`pcl.report.scenario.draw` draws them, :func:`pcl.scenario_files.write_scenario` writes them into a file.
 
     Attributes:
         name: what it is called.

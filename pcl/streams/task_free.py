@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pcl.data.batches import Batches
 from pcl.data.images import ImageData
+from pcl.randomness import generator
 from pcl.streams.scenario import Scenario, as_text, part_of, with_fingerprint
 from pcl.streams.stream import Stream
 from pcl.streams.timeline import Timeline
@@ -18,7 +19,7 @@ NAME = "stream"
 
 @dataclass(frozen=True)
 class TaskFree:
-    """All images of a scenario in one stream, each once per epoch, as they arrive.
+    """All images of a scenario in one stream, each once per epoch, as they arrive; every epoch anew.
 
     A sample belongs to a task z that stays hidden, drawn from a P(z; t) that changes with time (GMED, Sec. 3.1). Sample
     j of task z, which runs in the steps s_z .. e_z of the scenario's timeline, arrives at
@@ -34,17 +35,21 @@ class TaskFree:
     Attributes:
         hidden: the tasks and their timeline.
         blur: width of the transitions, in lengths of a task.
+        epochs: how often the stream comes; that of the hidden scenario only stretches its timeline.
 
     Raises:
-        ValueError: for a blur that is negative or not finite.
+        ValueError: for a blur that is negative or not finite, or epochs < 1.
     """
 
     hidden: Scenario
     blur: float = 0.0
+    epochs: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.blur < float("inf"):
             raise ValueError(f"task-free stream: expected a finite blur of at least 0, got {self.blur}")
+        if self.epochs < 1:
+            raise ValueError(f"task-free stream: expected epochs >= 1, got {self.epochs}")
 
     @property
     def data(self) -> ImageData:
@@ -55,7 +60,7 @@ class TaskFree:
     def timeline(self) -> Timeline:
         """One stream, from step 0 on."""
         samples = sum(len(task.rows) for task in self.hidden.tasks)
-        return Timeline.serial([self.hidden.epochs * -(-samples // self.hidden.batch_size)])
+        return Timeline.serial([self.epochs * -(-samples // self.hidden.batch_size)])
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -74,6 +79,16 @@ class TaskFree:
         times = starts[task] + uniform * spans[task] + self.blur * spans.mean() * normal
         return times.argsort(stable=True)
 
+    def shares(self, seed: int) -> dict[str, list[float]]:
+        """Of every hidden task, its share of each batch of the first epoch in a run with this seed, for pictures."""
+        lengths = torch.tensor([len(task.rows) for task in self.hidden.tasks])
+        task = torch.arange(len(lengths)).repeat_interleave(lengths)[self.arrivals(generator(seed, "batches", NAME, 0))]
+        batches = task.split(self.hidden.batch_size)
+        return {
+            hidden.name: [float((batch == t).float().mean()) for batch in batches]
+            for t, hidden in enumerate(self.hidden.tasks)
+        }
+
     def streams(self, seed: int, parts: int = 1) -> list[Stream]:
         """The one stream of a run; arguments and errors as in :meth:`pcl.Scenario.streams`."""
         train = [task.train(self.data) for task in self.hidden.tasks]
@@ -82,7 +97,7 @@ class TaskFree:
         x, y = (torch.cat(part) for part in zip(*train, strict=True))
         batches = Batches(x, y, size, seed=seed, name=NAME, order=self.arrivals)
         test_x, test_y = (torch.cat(part) for part in zip(*test, strict=True))
-        return [Stream(NAME, batches, self.classes, epochs=self.hidden.epochs, test=(test_x, test_y))]
+        return [Stream(NAME, batches, self.classes, epochs=self.epochs, test=(test_x, test_y))]
 
     def describe(self) -> dict[str, Any]:
         """Plain values that say what the stream is, with the hidden tasks and a fingerprint over all of it."""
@@ -97,7 +112,8 @@ class TaskFree:
             "end": self.timeline.ends[0],
         }
         return with_fingerprint(
-            {**hidden, "tasks": [stream], "blur": self.blur, "hidden": hidden["tasks"]}, self.hidden.tasks
+            {**hidden, "epochs": self.epochs, "blur": self.blur, "tasks": [stream], "hidden": hidden["tasks"]},
+            self.hidden.tasks,
         )
 
     def __str__(self) -> str:

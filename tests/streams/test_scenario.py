@@ -65,7 +65,7 @@ def test_a_fingerprint_names_exactly_what_a_result_ran_on() -> None:
         serial(epochs=1), serial(batch_size=8), serial(timeline="together"), serial(timeline=(0, 1, 2, 3, 4)),
         *(replace(one, tasks=(*tasks, *rest)) for tasks in (moved, turned, swapped, fewer_tests)),
         replace(one, data=replace(DATA, x_train=255 - DATA.x_train)), replace(one, name="other"),
-        TaskFree(one), TaskFree(one, 0.5),
+        TaskFree(one), TaskFree(one, 0.5), TaskFree(one, epochs=2),
     ]  # fmt: skip
     assert len({print_of(one), *map(print_of, others)}) == 1 + len(others)
     drawn = [Scenario.build("s", DATA, Split(5, shuffled=True), batch_size=7, label_set=i) for i in range(3)]
@@ -83,7 +83,7 @@ def test_a_scenario_prints_its_tasks() -> None:
 
 
 def test_without_blur_a_task_free_stream_is_the_serial_one_without_its_boundaries() -> None:
-    free = TaskFree(serial())
+    free = TaskFree(serial(), epochs=2)
     (stream,) = free.streams(0)
     batches = drain(stream)
     assert len(batches) == free.timeline.steps == 2 * -(-200 // 7)
@@ -127,7 +127,7 @@ def test_the_wider_the_blur_the_smoother_the_transition() -> None:
 @pytest.mark.parametrize("used", [0, 5, 29, 31, 58])
 def test_a_task_free_stream_resumes_where_it_stood(used: int) -> None:
     def fresh() -> Stream:
-        return TaskFree(serial(), 0.4).streams(3)[0]
+        return TaskFree(serial(), 0.4, epochs=2).streams(3)[0]
 
     whole, stopped, resumed = drain(fresh()), fresh(), fresh()
     for _ in range(used):
@@ -157,6 +157,7 @@ def test_the_parts_of_a_batch_are_the_batch() -> None:
         (lambda: serial().streams(0, 2), "a divisor of batch_size 7"),
         (lambda: TaskFree(serial(), -0.1), "finite blur of at least 0"),
         (lambda: TaskFree(serial(), float("nan")), "finite blur"),
+        (lambda: TaskFree(serial(), epochs=0), "epochs >= 1"),
     ],
 )
 def test_impossible_scenarios_are_refused(make: object, message: str) -> None:
