@@ -3,6 +3,7 @@
 This file is the table of contents: every public name, and nothing else.
 """
 
+from pcl import cuts
 from pcl.data.batches import Batches
 from pcl.data.windows import Windows
 from pcl.gradients.result import TaskGradients
@@ -37,6 +38,7 @@ from pcl.streams.label_sets import draw_label_sets
 from pcl.streams.sampling import TaskSampling
 from pcl.streams.scenario import Scenario
 from pcl.streams.stream import MEMORY, Stream, is_memory, memory_of
+from pcl.streams.task_free import TaskFree
 from pcl.streams.timeline import Timeline
 from pcl.training.checkpoint import load_checkpoint, save_checkpoint
 from pcl.training.diagnostics import Diagnostics
@@ -145,6 +147,7 @@ __all__ = [
     "StepResult",
     "Stream",
     "Sum",
+    "TaskFree",
     "TaskGradients",
     "TaskSampling",
     "Timeline",
@@ -158,6 +161,7 @@ __all__ = [
     "Windows",
     "Workspace",
     "average_accuracy",
+    "cuts",
     "detach_state",
     "draw_label_sets",
     "forgetting",

@@ -1,4 +1,4 @@
-"""The command line: ``pcl train``, ``pcl compare``, ``pcl list``, ``pcl report``, ``pcl download``."""
+"""The command line: ``pcl train``, ``compare``, ``list``, ``show``, ``report``, ``download``."""
 
 import argparse
 import sys
@@ -19,10 +19,13 @@ except ModuleNotFoundError as error:
 from pcl import run
 from pcl.compare.plan import Plan, families
 from pcl.compare.store import PLAN
-from pcl.config import RunConfig, config_from, read_config
+from pcl.config import RunConfig, check_scenario, config_from, read_config
 from pcl.data.download import NAMES, download
 from pcl.methods import EDITS, METHODS, WEIGHTINGS
+from pcl.scenario_files import find_scenario, write_scenario
 from pcl.scenarios import SCENARIOS
+from pcl.streams.timeline import TimelineKind
+from pcl.training.checkpoint import write_atomically
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Train:
             results = run.resume(folder, [Progress()])
         else:
             s = self.settings
-            default = f"{s.scenario}-{s.setting}-{s.method}-seed{s.seed}"
+            default = f"{Path(s.scenario).stem}-{s.setting}-{s.method}-seed{s.seed}"
             folder = self.runs / self.name if self.name else run.free_folder(self.runs, default)
             results = run.start(s, folder, [Progress()])
         rich.print(_results_table(folder, results))
@@ -84,7 +87,9 @@ class Compare:
         from pcl.compare.terminal import terminal_table
 
         p = self.plan
-        folder = self.comparisons / (self.name or "-".join((*p.scenario, *p.settings, *p.optimizers)))
+        folder = self.comparisons / (
+            self.name or "-".join((*(Path(name).stem for name in p.scenario), *p.settings, *p.optimizers))
+        )
         try:
             tables = compare(p, folder, data_root=self.data_root, processes=self.processes)
         except KeyboardInterrupt as stopped:
@@ -104,7 +109,8 @@ class List:
             scenarios.add_column(heading, no_wrap=heading == "scenario")
         for name, spec in SCENARIOS.items():
             file = f"{spec.file}.npz" if spec.file else "bundled"
-            defaults = f"batch {spec.batch_size}, memory {spec.memory_per_class}/class, lr {spec.lr:g}"
+            times = spec.timeline if isinstance(spec.timeline, str) else "given"
+            defaults = f"{times}, batch {spec.batch_size}, memory {spec.memory_per_class}/class, lr {spec.lr:g}"
             scenarios.add_row(name, spec.summary, file, defaults)
         weightings = Table("weighting", "source", title="Weightings", box=SIMPLE_HEAD, title_justify="left")
         for name, weighting in WEIGHTINGS.items():
@@ -121,6 +127,46 @@ class List:
                 rich.print(f"{name}: {method.weighting} with a {method.head} head.")
         named = ", ".join(name for name in families() if "+" not in name)
         rich.print(f"Families for `pcl compare --methods`: {named}; each also with an edit.")
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show the tasks of a scenario and its fingerprint; draw it, or save it as a file that gives exactly the same."""
+
+    scenario: tyro.conf.Positional[str]
+    """see `pcl list`; or a scenario file, which ends in .toml"""
+    data_root: Path = Path("data")
+    """folder with the npz files"""
+    label_set: int = 0
+    """number of the random label sets"""
+    timeline: TimelineKind | None = None
+    """when the streams run; default: the scenario's"""
+    timeline_number: int = 0
+    """number of the random timeline"""
+    batch_size: int | None = None
+    """samples per task and step"""
+    epochs: int | None = None
+    """how often every sample is used"""
+    draw: Path | None = None
+    """PNG to draw it into"""
+    save: Path | None = None
+    """TOML file to save it in"""
+
+    def __call__(self) -> None:
+        check_scenario(self.scenario)
+        spec = find_scenario(self.scenario)
+        scenario = spec.build(
+            self.scenario, spec.load(self.data_root), batch_size=self.batch_size, epochs=self.epochs,
+            label_set=self.label_set, timeline=self.timeline, timeline_number=self.timeline_number,
+        )  # fmt: skip
+        print(scenario)
+        if self.draw is not None:
+            from pcl.report.plots import png
+            from pcl.report.scenario import draw
+
+            write_atomically(self.draw, png(draw(scenario)))
+        if self.save is not None:
+            write_scenario(self.save, spec, scenario, self.label_set)
 
 
 @dataclass(frozen=True)
@@ -173,6 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             Annotated[Train, tyro.conf.subcommand("train", default=train)]
             | Annotated[Compare, tyro.conf.subcommand("compare")]
             | Annotated[List, tyro.conf.subcommand("list")]
+            | Annotated[Show, tyro.conf.subcommand("show")]
             | Annotated[Report, tyro.conf.subcommand("report")]
             | Annotated[Download, tyro.conf.subcommand("download")]
         )

@@ -12,7 +12,9 @@ from pcl.gradients.task_gradients import Strategy
 from pcl.memory.before_update import When
 from pcl.methods import EDITS, METHODS, WEIGHTINGS
 from pcl.models.heads import Head
+from pcl.scenario_files import FILE, find_scenario
 from pcl.scenarios import SCENARIOS
+from pcl.streams.timeline import TimelineKind
 from pcl.training.losses import Precision
 from pcl.training.step_data import MemoryTasks
 
@@ -35,7 +37,7 @@ class RunConfig:
     """
 
     scenario: str = "ps-digits"
-    """see `pcl list`"""
+    """see `pcl list`; or a scenario file, which ends in .toml"""
     method: str = "emgd-gmc+me"
     """see `pcl list`"""
     setting: Literal["task", "class"] = "task"
@@ -46,8 +48,8 @@ class RunConfig:
     """of initial weights, sample order and memory"""
     label_set: int = 0
     """number of the random label sets"""
-    timeline: Literal["random", "serial", "together"] = "random"
-    """when the streams run"""
+    timeline: TimelineKind | None = None
+    """when the streams run; default: the scenario's"""
     timeline_number: int = 0
     """number of the random timeline"""
     starts: tuple[int, ...] | None = None
@@ -114,16 +116,20 @@ class RunConfig:
     """steps between checkpoints"""
 
     def __post_init__(self) -> None:
-        check_name("scenario", self.scenario, tuple(SCENARIOS))
+        check_scenario(self.scenario)
         check_name("method", self.method, tuple(METHODS))
         for key, hint in get_type_hints(type(self)).items():
             _check_value(key, getattr(self, key), hint)
 
     def resolved(self) -> "RunConfig":
         """The same settings with those of the scenario and of the method where this has None."""
-        spec, method = SCENARIOS[self.scenario], METHODS[self.method]
+        spec, method = find_scenario(self.scenario), METHODS[self.method]
         names = ("batch_size", "epochs", "memory_per_class", "lr", "edit_alpha")
         own = {name: getattr(spec, name) for name in names}
+        if isinstance(spec.timeline, str):
+            own["timeline"] = spec.timeline
+        elif self.timeline is None:
+            own["starts"] = spec.timeline
         own |= {"memory_tasks": WEIGHTINGS[method.weighting].memory_tasks, "head": method.head}
         own["edit_when"] = EDITS[method.edit].when if method.edit else "after"
         return dataclasses.replace(self, **{name: own[name] for name in own if getattr(self, name) is None})
@@ -160,6 +166,12 @@ def check_name(what: str, name: object, known: tuple[str, ...]) -> None:
         hint = f"; did you mean {near[0]!r}? " if near else "; "
         listed = f"Known: {', '.join(known)}" if len(known) <= MOST_LISTED else "`pcl list` shows what there is"
         raise ValueError(f"{what}: unknown {name!r}{hint}{listed}")
+
+
+def check_scenario(name: object) -> None:
+    """Refuse what is neither the name of a scenario nor that of a file."""
+    if not (isinstance(name, str) and name.endswith(FILE)):
+        check_name("scenario", name, tuple(SCENARIOS))
 
 
 def config_from(settings: Mapping[str, Any]) -> RunConfig:

@@ -21,10 +21,12 @@ from pcl.memory.retrieval import MIR, Balanced, Retrieval
 from pcl.methods import EDITS, METHODS, WEIGHTINGS, WeightingOptions
 from pcl.models.continual import ContinualModel
 from pcl.randomness import seeded
-from pcl.scenarios import SCENARIOS, ScenarioSpec
+from pcl.scenario_files import find_scenario
+from pcl.scenarios import ScenarioSpec
 from pcl.streams.sampling import TaskSampling
 from pcl.streams.scenario import Scenario
 from pcl.streams.stream import Stream
+from pcl.streams.task_free import TaskFree
 from pcl.training.checkpoint import load_checkpoint, write_atomically
 from pcl.training.diagnostics import Diagnostics
 from pcl.training.record import CHECKPOINT, RunRecorder
@@ -45,8 +47,14 @@ def start(config: RunConfig, folder: Path, callbacks: Sequence[object] = ()) -> 
     scenario, trainer = build(config)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"run folder {folder} is not empty; choose another --name, or --resume {folder}")
-    folder.mkdir(parents=True, exist_ok=True)
     description = {"setting": config.setting, **scenario.describe()}
+    expected = find_scenario(config.scenario).fingerprint
+    if expected not in (None, description["fingerprint"]):
+        raise ValueError(
+            f"{config.scenario} asks for fingerprint {expected}, what these settings and data make of it has "
+            f"{description['fingerprint']}; take the settings and data it was written with, or remove the fingerprint"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "scenario.json", json.dumps(description, indent=1).encode())
     write_atomically(folder / "config.toml", config_text(config).encode())  # last: a folder with it can be resumed
     return _fit(config, scenario, trainer, folder, callbacks)
@@ -93,13 +101,14 @@ def load_run(folder: Path | str) -> Trainer:
 
 
 def build(
-    config: RunConfig, data: ImageData | None = None, spec: ScenarioSpec | None = None
-) -> tuple[Scenario, Trainer]:
+    config: RunConfig, data: ImageData | None = None, spec: ScenarioSpec | None = None, share: float = 1.0
+) -> tuple[Scenario | TaskFree, Trainer]:
     """The scenario and a trainer with its streams, as the settings say; nothing is written.
 
     Args:
         data: in place of the scenario's own.
         spec: in place of the one that belongs to the scenario's name, with another backbone for instance.
+        share: of the training images of every task; below 1 it is the run in miniature.
     """
     config = config.resolved()
     assert config.batch_size is not None
@@ -109,20 +118,17 @@ def build(
     assert config.edit_alpha is not None
     assert config.memory_tasks is not None
     assert config.head is not None
-    spec = SCENARIOS[config.scenario] if spec is None else spec
+    spec = find_scenario(config.scenario) if spec is None else spec
     device = _device(config.device)
-    scenario = Scenario.build(
+    scenario = spec.build(
         config.scenario,
         spec.load(Path(config.data_root)) if data is None else data,
-        tasks=spec.tasks,
-        low=spec.low,
-        high=spec.high,
-        overlap=spec.overlap,
         batch_size=config.batch_size,
         epochs=config.epochs,
         label_set=config.label_set,
         timeline=config.timeline if config.starts is None else config.starts,
         timeline_number=config.timeline_number,
+        share=share,
     )
     streams = scenario.streams(config.seed, config.accumulate)
     with seeded(config.seed, "backbone"):
@@ -194,7 +200,7 @@ def _retrieval(config: RunConfig, lr: float) -> Retrieval | None:
 
 
 def _fit(
-    config: RunConfig, scenario: Scenario, trainer: Trainer, folder: Path, callbacks: Sequence[object]
+    config: RunConfig, scenario: Scenario | TaskFree, trainer: Trainer, folder: Path, callbacks: Sequence[object]
 ) -> dict[str, Any]:
     recorder = RunRecorder(folder, config.checkpoint_every)
     recorder.resume(trainer)

@@ -11,7 +11,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import torch
 
 from pcl.compare.plan import Entry, Plan
 from pcl.compare.trial import DIVERGED, data_of
-from pcl.data.images import ImageData
 from pcl.run import build
 from pcl.streams.stream import is_memory
 from pcl.training.checkpoint import write_atomically
@@ -75,7 +73,7 @@ def _steps(plan: Plan, entry: Entry, data_root: str) -> list[float]:
     config = trial.config(data_root)
     data = data_of(trial.scenario, data_root, False)
     whole, _ = build(config, data)
-    _, trainer = build(config, thinned(data, plan.cost_steps / whole.timeline.steps))
+    _, trainer = build(config, data, share=plan.cost_steps / whole.timeline.steps)
     for stream in trainer.streams.values():
         stream.test = None
     waits = (lambda: torch.cuda.synchronize(trainer.device)) if trainer.device.type == "cuda" else (lambda: None)
@@ -92,12 +90,3 @@ def _steps(plan: Plan, entry: Entry, data_root: str) -> list[float]:
     except DIVERGED:
         return []
     return [seconds for counts, seconds in timed if counts] or [seconds for _, seconds in timed]
-
-
-def thinned(data: ImageData, share: float) -> ImageData:
-    """The first ``share`` of the training images of every class, at least one of each."""
-    if share >= 1:
-        return data
-    rows = [torch.nonzero(data.y_train == c)[:, 0] for c in data.y_train.unique()]
-    keep = torch.cat([of_class[: max(1, round(share * len(of_class)))] for of_class in rows]).sort().values
-    return replace(data, x_train=data.x_train[keep], y_train=data.y_train[keep])

@@ -5,12 +5,13 @@ import itertools
 import math
 from dataclasses import dataclass
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Literal
 
 from pcl.compare.trial import Trial
-from pcl.config import RunConfig, check_name
+from pcl.config import RunConfig, check_name, check_scenario
 from pcl.methods import METHODS, WEIGHTINGS, WeightingOptions
-from pcl.scenarios import SCENARIOS
+from pcl.scenario_files import find_scenario
 
 LEAST_SPACING = 1.1  # rates that are nearer to each other may have the same two digits
 SGD_RATE = 0.1  # the scenarios state rates for Adam
@@ -38,22 +39,23 @@ class Condition:
     @property
     def title(self) -> str:
         """In words, leaving out what is usual."""
-        return ", ".join([self.scenario, f"{self.setting}-incremental", *self._unusual])
+        return ", ".join([Path(self.scenario).stem, f"{self.setting}-incremental", *self._unusual])
 
     @property
     def short(self) -> str:
         """The same for headings."""
-        return " ".join([self.scenario, self.setting, *self._unusual])
+        return " ".join([Path(self.scenario).stem, self.setting, *self._unusual])
 
     @property
     def _unusual(self) -> list[str]:
-        words = {"random": [], "serial": ["serial"], "together": ["multi-task"]}[self.timeline]
-        return words + ([] if self.optimizer == "adam" else [self.optimizer.upper()])
+        words = {"random": ["random timeline"], "serial": ["serial"], "together": ["multi-task"], "given": []}
+        usual = self.timeline == own_timeline(self.scenario)
+        return ([] if usual else words[self.timeline]) + ([] if self.optimizer == "adam" else [self.optimizer.upper()])
 
     @property
     def slug(self) -> str:
         """For file names."""
-        return "-".join((self.scenario, self.setting, self.timeline, self.optimizer))
+        return "-".join((Path(self.scenario).stem, self.setting, self.timeline, self.optimizer))
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ class Plan:
     """methods, or families: all, losses, gram, gradients (by what the weighting looks at), each also +edit"""
     settings: tuple[Literal["task", "class"], ...] = ("task", "class")
     """task-incremental, class-incremental"""
-    timelines: tuple[Literal["random", "serial", "together"], ...] = ("random",)
-    """when the streams run"""
+    timelines: tuple[Literal["own", "random", "serial", "together"], ...] = ("own",)
+    """when the streams run; own: as the scenario has it"""
     optimizers: tuple[Literal["adam", "sgd"], ...] = ("adam",)
     """which optimizers"""
     baseline: str = "mean"
@@ -132,7 +134,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         for scenario in self.scenario:
-            check_name("scenario", scenario, tuple(SCENARIOS))
+            check_scenario(scenario)
         check_name("baseline", self.baseline, tuple(METHODS))
         for method in self.methods:
             check_name("methods", method, (*METHODS, *families()))
@@ -166,7 +168,11 @@ class Plan:
     def conditions(self) -> tuple[Condition, ...]:
         """Every combination of scenario, setting, timeline and optimizer."""
         axes = (self.scenario, self.settings, self.timelines, self.optimizers)
-        return tuple(Condition(*values) for values in itertools.product(*axes))
+        every = (
+            Condition(scenario, setting, own_timeline(scenario) if timeline == "own" else timeline, optimizer)
+            for scenario, setting, timeline, optimizer in itertools.product(*axes)
+        )
+        return tuple(dict.fromkeys(every))
 
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
@@ -190,7 +196,7 @@ class Plan:
         """The one learning rate at which all methods are compared."""
         if self.lr is not None:
             return self.lr
-        return SCENARIOS[condition.scenario].lr if condition.optimizer == "adam" else SGD_RATE
+        return find_scenario(condition.scenario).lr if condition.optimizer == "adam" else SGD_RATE
 
     def trial(self, entry: Entry, lr: float, case: Situation, *, validation: bool = False) -> Trial:
         """One run of the comparison."""
@@ -221,6 +227,12 @@ class Plan:
     def validation_trials(self, entry: Entry, lr: float, situations: int) -> list[Trial]:
         """The runs by which the search judges a rate."""
         return [self.trial(entry, lr, self.validation_case(i), validation=True) for i in range(situations)]
+
+
+def own_timeline(scenario: str) -> str:
+    """The kind of timeline that a scenario has where nothing else is said; "given" where it has starts of its own."""
+    timeline = find_scenario(scenario).timeline
+    return timeline if isinstance(timeline, str) else "given"
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig)}

@@ -10,7 +10,7 @@ import torch
 from pcl.config import RunConfig
 from pcl.data.images import ImageData
 from pcl.run import build
-from pcl.scenarios import SCENARIOS
+from pcl.scenario_files import find_scenario
 
 VALIDATION_SHARE = 0.2  # of the training images; the search measures accuracy on them
 NEVER = 10**9
@@ -53,7 +53,7 @@ class Trial:
             data_root=data_root,
             seed=self.seed,
             label_set=self.label_set,
-            timeline=self.timeline,  # type: ignore[arg-type]
+            timeline=None if self.timeline == "given" else self.timeline,  # type: ignore[arg-type]
             timeline_number=self.timeline_number,
             optimizer=self.optimizer,  # type: ignore[arg-type]
             lr=self.lr,
@@ -76,5 +76,5 @@ def measure(trial: Trial, data_root: str) -> dict[str, Any]:
 @cache
 def data_of(scenario: str, data_root: str, validation: bool) -> ImageData:
     """The scenario's images, read once in a process."""
-    data = SCENARIOS[scenario].load(Path(data_root))
+    data = find_scenario(scenario).load(Path(data_root))
     return data.validation_split(VALIDATION_SHARE) if validation else data

@@ -1,6 +1,6 @@
 """Shuffled mini-batches of tensors held in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -19,12 +19,22 @@ class Batches:
         y: ``(n,)`` integer labels.
         batch_size: rows per batch.
         name: what the order is named after, usually the task.
+        order: makes the order of an epoch, row numbers ``(n,)``, from a generator; a random permutation if None.
 
     Raises:
         ValueError: if x is empty, x and y differ in length, or batch_size < 1.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, batch_size: int, *, seed: int = 0, name: str = "") -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        name: str = "",
+        order: Callable[[torch.Generator], Tensor] | None = None,
+    ) -> None:
         if len(x) == 0:
             raise ValueError(f"batches {name!r}: empty dataset; at least one sample is needed")
         if y.ndim != 1 or len(x) != len(y):
@@ -36,6 +46,7 @@ class Batches:
             raise ValueError(f"batches {name!r}: expected batch_size >= 1, got {batch_size}")
         self.x, self.y, self.batch_size = x, y, batch_size
         self._seed, self._name, self._epoch = seed, name, 0
+        self._order = self._shuffled if order is None else order
 
     def __len__(self) -> int:
         return -(-len(self.x) // self.batch_size)
@@ -46,9 +57,11 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         draws = generator(self._seed, "batches", self._name, self._epoch)
-        order = torch.randperm(len(self.x), generator=draws).to(self.x.device)
-        for rows in order.split(self.batch_size):
+        for rows in self._order(draws).to(self.x.device).split(self.batch_size):
             yield as_float(self.x[rows]), self.y[rows]
+
+    def _shuffled(self, draws: torch.Generator) -> Tensor:
+        return torch.randperm(len(self.x), generator=draws)
 
 
 def as_float(x: Tensor) -> Tensor:

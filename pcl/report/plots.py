@@ -10,7 +10,7 @@ from pcl.report.curves import accuracy_over_time, descent_shares, losses, measur
 from pcl.report.heatmaps import accuracy_matrix, gradient_cosines
 from pcl.report.images import memory_samples
 from pcl.report.style import Look, png
-from pcl.report.timeline import timeline
+from pcl.report.timeline import plan, timeline
 
 __all__ = [
     "Look",
@@ -22,6 +22,7 @@ __all__ = [
     "losses",
     "measured_falls",
     "memory_samples",
+    "plan",
     "png",
     "timeline",
 ]

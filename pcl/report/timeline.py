@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -47,11 +47,7 @@ def timeline(
         note += f", mean of every {thinned.size} steps"
     canvas = Canvas("When each task trained, and how much it weighed", note + ". Outline: planned.", look)
 
-    lane = (28 if look.narrow else 34) if len(names) <= 8 else (20 if look.narrow else 24)
-    left = 22 + max((text_width(plain(name, 14), look.text) for name in names), default=0) + 12
-    tall = lane * max(len(names), 1)
-    axes = canvas.axes(left, canvas.top, canvas.width - left - 12, tall)
-
+    axes, tall = _lanes(canvas, names, look)
     last = max([s[-1] + 1 if len(s) else 1.0, *(end + 1 for _, end in planned.values())])
     for i, name in enumerate(names):
         stroke = strokes(names, look)[name]
@@ -60,10 +56,50 @@ def timeline(
         _lane(axes, s, values[i], i, stroke)
         _fill(axes, thinned.edges, np.sqrt(thinned.mean[:, i].clip(min=0) / full), i, stroke)
 
+    return _finished(canvas, axes, tall, last, look)
+
+
+def plan(
+    spans: Mapping[str, tuple[int, int]], shares: Mapping[str, ArrayLike] | None = None, *, look: Look | None = None
+) -> Figure:
+    """When the tasks of a scenario run, before anything has: one lane per task.
+
+    Args:
+        spans: first and last step per task, inclusive.
+        shares: for tasks in one stream, their share of the batch of every step, [n] each; filled from below.
+    """
+    look = look or Look()
+    note = "A bar for the steps of every task."
+    if shares is not None:
+        note = "One stream without boundaries. Filled: share of every batch. Outline: steps without transitions."
+    canvas = Canvas("When each task runs", note, look)
+    axes, tall = _lanes(canvas, list(spans), look)
+    for i, (name, (start, end)) in enumerate(spans.items()):
+        stroke = strokes(list(spans), look)[name]
+        if shares is None:
+            axes.broken_barh([(start, end + 1 - start)], (i - BAR / 2, BAR), facecolor=stroke.colour, linewidth=0)
+        else:
+            _outline(axes, (start, end), i, look)
+            share = np.asarray(shares[name], dtype=np.float64)
+            thinned = thin(np.arange(len(share), dtype=np.float64), share[:, None], 280 if look.narrow else 800)
+            _fill(axes, thinned.edges, thinned.mean[:, 0], i, stroke)
+    return _finished(canvas, axes, tall, 1.0 + max(end for _, end in spans.values()), look)
+
+
+def _lanes(canvas: Canvas, names: Sequence[str], look: Look) -> tuple[Axes, float]:
+    """Axes with one named lane per task, and their height."""
+    lane = (28 if look.narrow else 34) if len(names) <= 8 else (20 if look.narrow else 24)
+    left = 22 + max((text_width(plain(name, 14), look.text) for name in names), default=0) + 12
+    tall = lane * max(len(names), 1)
+    axes = canvas.axes(left, canvas.top, canvas.width - left - 12, tall)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), [plain(name, 14) for name in names])
     axes.tick_params(axis="y", length=0)
     canvas.label_rows("task", canvas.top + tall / 2)
+    return axes, tall
+
+
+def _finished(canvas: Canvas, axes: Axes, tall: float, last: float, look: Look) -> Figure:
     axes.grid(axis="x", color=look.line, linewidth=points(1))
     axes.set_axisbelow(True)
     step_axis(axes, look, (0, last))

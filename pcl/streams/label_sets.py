@@ -52,3 +52,37 @@ def draw_label_sets(
             chosen.append(usable[0])
         sets.append(sorted(chosen))
     return sets
+
+
+def split_label_sets(classes: int, tasks: int, generator: torch.Generator | None = None) -> list[list[int]]:
+    """All classes in ``tasks`` sets of equal size: 0, 1, ... in the first, and so on; in random order with a generator.
+
+    Raises:
+        ValueError: if the number of classes is not a multiple of ``tasks``.
+    """
+    if tasks < 1 or classes % tasks:
+        raise ValueError(
+            f"label sets: {classes} classes cannot be split into {tasks} equal sets; choose `tasks` among the divisors "
+            f"of {classes}, or state the sets"
+        )
+    order = torch.arange(classes) if generator is None else torch.randperm(classes, generator=generator)
+    return [sorted(of_task.tolist()) for of_task in order.chunk(tasks)]
+
+
+def sliding_label_sets(classes: int, tasks: int, size: int, shared: int, generator: torch.Generator) -> list[list[int]]:
+    """Sets of ``size`` classes in a row, of classes in random order, each with ``shared`` of the set before it.
+
+    Raises:
+        ValueError: if there are too few classes, or ``shared`` is not below ``size``.
+    """
+    if tasks < 1 or not 0 <= shared < size:
+        raise ValueError(f"label sets: expected tasks >= 1 and 0 <= shared < size, got {tasks}, {shared} and {size}")
+    step = size - shared
+    needed = size + (tasks - 1) * step
+    if needed > classes:
+        raise ValueError(
+            f"label sets: {tasks} sets of {size} classes, {shared} of them shared with the next, need {needed} "
+            f"classes, the data has {classes}; lower `tasks` or `size`"
+        )
+    order = torch.randperm(classes, generator=generator).tolist()
+    return [sorted(order[t * step : t * step + size]) for t in range(tasks)]

@@ -2,21 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from pcl.data.batches import Batches
 from pcl.data.images import ImageData
 from pcl.randomness import generator
-from pcl.streams.label_sets import draw_label_sets
+from pcl.streams.cuts import Cut
 from pcl.streams.stream import Stream
-from pcl.streams.timeline import Timeline
-
-TimelineKind = Literal["random", "serial", "together"]
+from pcl.streams.task import Task
+from pcl.streams.timeline import Timeline, TimelineKind
 
 
 @dataclass(frozen=True)
@@ -24,21 +22,20 @@ class Scenario:
     """Tasks with their classes, their share of the data and their time.
 
     Label sets, timelines and run seeds are independent axes: ``build`` takes a number for each of the first two,
-    :meth:`streams` takes the third, which orders the samples.
+    :meth:`streams` takes the third, which orders the samples. ``print`` shows the tasks,
+    :func:`pcl.report.scenario.draw` draws them, :func:`pcl.scenario_files.write_scenario` writes them into a file.
 
     Attributes:
         name: what it is called.
         data: the image set.
-        label_sets: the classes of every task.
-        rows: the training rows of every task; no row belongs to two tasks.
+        tasks: in the order of their starts.
         timeline: when every task runs.
         batch_size, epochs: as the timeline was made for.
     """
 
     name: str
     data: ImageData
-    label_sets: tuple[tuple[int, ...], ...]
-    rows: tuple[Tensor, ...]
+    tasks: tuple[Task, ...]
     timeline: Timeline
     batch_size: int
     epochs: int
@@ -48,56 +45,36 @@ class Scenario:
         cls,
         name: str,
         data: ImageData,
+        cut: Cut,
         *,
-        tasks: int,
-        low: int,
-        high: int,
-        overlap: bool,
         batch_size: int,
         epochs: int = 1,
         label_set: int = 0,
         timeline: TimelineKind | Sequence[int] = "random",
         timeline_number: int = 0,
     ) -> "Scenario":
-        """Draw label set number ``label_set`` and, for it, timeline number ``timeline_number``.
+        """Cut the data, with the draws of number ``label_set``, and draw timeline number ``timeline_number`` for that.
 
-        The training samples of a class that several tasks share are divided evenly between them.
+        For example Split-MNIST, and two tasks of one's own, the second of turned images::
+
+            pcl.Scenario.build("split", data, pcl.cuts.Split(5), batch_size=10, timeline="serial")
+            parts = [pcl.cuts.Part([0, 1, 2]), pcl.cuts.Part([2, 3], transform=pcl.cuts.Rotate(90.0), images=500)]
+            pcl.Scenario.build("mine", data, pcl.cuts.Listed(parts), batch_size=10, timeline=[0, 20])
 
         Args:
+            cut: makes the tasks; see :mod:`pcl.cuts`.
             timeline: a kind, or the first step of every task.
 
         Raises:
-            ValueError: for impossible label sets, an unknown kind of timeline or a given one that breaks the rules,
-                a count below 1, or a class without samples.
+            ValueError: if the data cannot be cut so, for an unknown kind of timeline or a given one that breaks the
+                rules, a count below 1, or a class without samples.
         """
         if batch_size < 1 or epochs < 1:
             raise ValueError(f"scenario: expected batch_size >= 1 and epochs >= 1, got {batch_size} and {epochs}")
-        draws = generator(label_set, "label sets", name)
-        label_sets = draw_label_sets(len(data.classes), tasks, low, high, draws, overlap=overlap)
-        for part, labels in (("training", data.y_train), ("test", data.y_test)):
-            absent = sorted({c for classes in label_sets for c in classes} - set(labels.unique().tolist()))
-            if absent:
-                raise ValueError(
-                    f"scenario {name!r}: the {part} data has no sample of {[data.classes[c] for c in absent]}"
-                )
-        rows = _divide(data.y_train, label_sets, draws)
-        few = [t + 1 for t, of_task in enumerate(rows) if len(of_task) == 0]
-        if few:
-            raise ValueError(f"scenario {name!r}: too few training samples, none is left for the tasks {few}")
-        lengths = [epochs * -(-len(of_task) // batch_size) for of_task in rows]
-        if timeline == "random":
-            times = Timeline.draw(lengths, generator(timeline_number, "timeline", name, label_set))
-        elif timeline == "serial":
-            times = Timeline.serial(lengths)
-        elif timeline == "together":
-            times = Timeline.together(lengths)
-        elif isinstance(timeline, str):
-            raise ValueError(f"timeline: expected 'random', 'serial' or 'together', got {timeline!r}")
-        else:
-            if len(timeline) != tasks:
-                raise ValueError(f"timeline: expected the starts of {tasks} tasks, got {list(timeline)}")
-            times = Timeline.from_starts(timeline, lengths)
-        return cls(name, data, tuple(map(tuple, label_sets)), tuple(rows), times, batch_size, epochs)
+        tasks = cut(data, generator(label_set, "label sets", name))
+        lengths = [epochs * -(-len(task.rows) // batch_size) for task in tasks]
+        times = Timeline.make(timeline, lengths, generator(timeline_number, "timeline", name, label_set))
+        return cls(name, data, tuple(tasks), times, batch_size, epochs)
 
     def streams(self, seed: int, parts: int = 1) -> list[Stream]:
         """The streams of a run.
@@ -109,63 +86,67 @@ class Scenario:
         Raises:
             ValueError: if the batch size is no multiple of ``parts``.
         """
-        if self.batch_size % parts:
-            raise ValueError(f"accumulate: expected a divisor of batch_size {self.batch_size}, got {parts}")
         return [
             Stream(
-                f"task-{t + 1}",
-                Batches(
-                    self.data.x_train[rows],
-                    self.data.y_train[rows],
-                    self.batch_size // parts,
-                    seed=seed,
-                    name=f"task-{t + 1}",
-                ),
-                classes,
-                start=self.timeline.starts[t],
+                task.name,
+                Batches(*task.train(self.data), part_of(self.batch_size, parts), seed=seed, name=task.name),
+                task.classes,
+                start=start,
                 epochs=self.epochs,
-                test=_of_classes(self.data, classes),
+                test=task.test(self.data),
             )
-            for t, (classes, rows) in enumerate(zip(self.label_sets, self.rows, strict=True))
+            for task, start in zip(self.tasks, self.timeline.starts, strict=True)
         ]
 
     def describe(self) -> dict[str, Any]:
-        """Plain values that say what the scenario is, with a fingerprint over these and all the data."""
-        tasks = [
+        """Plain values that say what the scenario is, with a fingerprint over these, all the data and its division."""
+        times = zip(self.tasks, self.timeline.starts, self.timeline.ends, strict=True)
+        return with_fingerprint(
             {
-                "task": f"task-{t + 1}",
-                "classes": list(classes),
-                "class_names": [self.data.classes[c] for c in classes],
-                "start": self.timeline.starts[t],
-                "end": self.timeline.ends[t],
-                "samples": len(self.rows[t]),
-            }
-            for t, classes in enumerate(self.label_sets)
-        ]
-        description: dict[str, Any] = {
-            "name": self.name,
-            "batch_size": self.batch_size,
-            "epochs": self.epochs,
-            "data": self.data.fingerprint,
-            "tasks": tasks,
-        }
-        text = json.dumps([description, [rows.tolist() for rows in self.rows]], sort_keys=True)
-        description["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return description
+                "name": self.name,
+                "batch_size": self.batch_size,
+                "epochs": self.epochs,
+                "data": self.data.fingerprint,
+                "tasks": [{**task.describe(self.data), "start": start, "end": end} for task, start, end in times],
+            },
+            self.tasks,
+        )
+
+    def __str__(self) -> str:
+        return as_text(self.describe())
 
 
-def _divide(labels: Tensor, label_sets: list[list[int]], draws: torch.Generator) -> list[Tensor]:
-    """Training rows of every task; the rows of a class are shared out among the tasks that have it."""
-    parts: list[list[Tensor]] = [[] for _ in label_sets]
-    for c in sorted({c for classes in label_sets for c in classes}):
-        rows = torch.nonzero(labels == c)[:, 0]
-        rows = rows[torch.randperm(len(rows), generator=draws)]
-        holders = [t for t, classes in enumerate(label_sets) if c in classes]
-        for t, share in zip(holders, rows.tensor_split(len(holders)), strict=True):
-            parts[t].append(share)
-    return [torch.cat(of_task).sort().values for of_task in parts]
+def part_of(batch_size: int, parts: int) -> int:
+    """The batch size in so many equal parts.
+
+    Raises:
+        ValueError: if it is no multiple.
+    """
+    if batch_size % parts:
+        raise ValueError(f"accumulate: expected a divisor of batch_size {batch_size}, got {parts}")
+    return batch_size // parts
 
 
-def _of_classes(data: ImageData, classes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    keep = torch.isin(data.y_test, torch.tensor(classes))
-    return data.x_test[keep], data.y_test[keep]
+def with_fingerprint(description: dict[str, Any], tasks: Sequence[Task]) -> dict[str, Any]:
+    """The description and, as ``fingerprint``, 16 hex digits of SHA-256 over it and the rows of all tasks."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for rows in (rows for task in tasks for rows in (task.rows, task.test_rows)):
+        digest.update(torch.tensor(len(rows)).numpy().tobytes() + rows.contiguous().numpy().tobytes())
+    return {**description, "fingerprint": digest.hexdigest()[:16]}
+
+
+def as_text(description: Mapping[str, Any]) -> str:
+    """A description in lines for people."""
+    head = f"{description['name']}, batches of {description['batch_size']}, {description['epochs']} epoch(s)"
+    lines = [f"{head}, fingerprint {description['fingerprint']}"]
+    for task in description["tasks"]:
+        change = "".join(f", {name} {value:g}" for name, value in task.get("transform", {}).items())
+        lines.append(
+            f"  {task['task']}: steps {task['start']} to {task['end']}, {task['samples']} images of "
+            f"{_short(task['class_names'])}{change}"
+        )
+    return "\n".join(lines)
+
+
+def _short(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= 6 else f"{len(names)} classes ({', '.join(names[:3])}, ...)"

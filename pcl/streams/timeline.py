@@ -10,8 +10,11 @@ Serial continual learning (s_t = e_{t-1} + 1) and multi-task learning (s_t = 0) 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+
+TimelineKind = Literal["random", "serial", "together"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,25 @@ class Timeline:
     def steps(self) -> int:
         """Number of steps from the first start to the last end."""
         return 1 + max(self.ends)
+
+    @classmethod
+    def make(cls, kind: TimelineKind | Sequence[int], lengths: Sequence[int], generator: torch.Generator) -> "Timeline":
+        """The timeline of that kind, or with those starts, for streams of so many steps.
+
+        Raises:
+            ValueError: for an unknown kind, another number of starts, or starts that break the rules.
+        """
+        if kind == "random":
+            return cls.draw(lengths, generator)
+        if kind == "serial":
+            return cls.serial(lengths)
+        if kind == "together":
+            return cls.together(lengths)
+        if isinstance(kind, str):
+            raise ValueError(f"timeline: expected 'random', 'serial' or 'together', got {kind!r}")
+        if len(kind) != len(lengths):
+            raise ValueError(f"timeline: expected the starts of {len(lengths)} tasks, got {list(kind)}")
+        return cls.from_starts(kind, lengths)
 
     @classmethod
     def from_starts(cls, starts: Sequence[int], lengths: Sequence[int]) -> "Timeline":

@@ -17,7 +17,7 @@ from pcl.memory.before_update import BeforeUpdate
 from pcl.memory.edit import Edit
 from pcl.memory.incoming import Incoming
 from pcl.memory.retrieval import Retrieval
-from pcl.metrics import average_accuracy, forgetting
+from pcl.metrics import average_accuracy, forgetting, over_time
 from pcl.models.continual import ContinualModel
 from pcl.randomness import generator
 from pcl.streams.sampling import TaskSampling
@@ -300,7 +300,8 @@ class Trainer:
         return found
 
     def results(self) -> dict[str, Any]:
-        """A and F of the finished tasks (Eq. 25), the steps made, and the accuracies behind them.
+        """A and F of the finished tasks (Eq. 25), the steps made, and the accuracies behind them; AAA, BWT and FM, see
+        :func:`pcl.metrics.over_time`, and ``"A micro"``, the accuracy on the test samples of all tasks together.
 
         With an edit also how far the memory has drifted from its originals; see :meth:`pcl.ClassMemory.mean_drift`.
 
@@ -308,12 +309,17 @@ class Trainer:
             ValueError: if no task with test data has ended.
         """
         final = {task: a for task, a in self.evaluate().items() if task in self.at_end}
+        tests = {task: self.streams[task].test for task in final}
         results = {
             "A": average_accuracy(final),
             "F": forgetting(final, self.at_end),
             "steps": self.step_count,
             "final": final,
             "at_end": dict(self.at_end),
+            "A micro": average_accuracy(
+                final, {task: len(test[1]) for task, test in tests.items() if test is not None}
+            ),
+            **over_time(self.history, {task: self.ended_at[task] for task in final}),
         }
         if self.edit is not None and self.memory is not None and self.memory.keep_original:
             results["drift"] = self.memory.mean_drift()
