@@ -8,7 +8,7 @@ and 64 pairs in 64, 128, 256 and 512 tokens. Two layers of one mixer, an embeddi
 of queries answered rightly, are taken at the queries. Every batch is new, so nothing can be learnt by heart.
 
 All mixers get the same batches, steps and schedule, and each its own best learning rate: at the first length it is
-searched among three, and kept for the others. A run ends early once it answers 99.9 % of the queries of 512 other
+searched, and kept for the others. A run ends early once it answers 99.9 % of the queries of 512 other
 sequences. ``--full`` has the sizes of the text, with four learning rates searched for every point; it wants a GPU.
 
 Runs that are done are kept in ``studies/results/mqar/runs.jsonl`` and not repeated; table and picture are made from
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--mixers", nargs="+", default=list(MIXERS), choices=MIXERS)
     parser.add_argument("--lengths", nargs="+", type=int, default=[64, 128, 256], choices=PAIRS)
     parser.add_argument("--widths", nargs="+", type=int, default=[64])
-    parser.add_argument("--rates", nargs="+", type=float, default=[2.2e-3, 4.6e-3, 1e-2])
+    parser.add_argument("--rates", nargs="+", type=float, default=[2.2e-3, 4.6e-3])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=32, help="sequences; half from 256 tokens on, a quarter from 512")
     parser.add_argument("--vocabulary", type=int, default=64)
