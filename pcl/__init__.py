@@ -15,9 +15,13 @@ from pcl.metrics import average_accuracy, forgetting
 from pcl.models.backbones import MLP, Normalize, ResNet18
 from pcl.models.continual import ContinualModel
 from pcl.models.heads import CosineHead
+from pcl.models.longhorn.backbone import LonghornBackbone
+from pcl.models.longhorn.bidirectional import BidirectionalBlock
 from pcl.models.longhorn.block import LonghornBlock, longhorn_stack
 from pcl.models.longhorn.config import LONGHORN_SIZES, LonghornConfig
+from pcl.models.longhorn.language_model import LonghornLM
 from pcl.models.longhorn.state import detach_state
+from pcl.models.longhorn.vision import VISION_SIZES, VisionConfig, VisionLonghorn
 from pcl.models.residual import ResidualStack
 from pcl.streams.label_sets import draw_label_sets
 from pcl.streams.sampling import TaskSampling
@@ -76,9 +80,11 @@ __all__ = [
     "MGDA",
     "MLP",
     "RLW",
+    "VISION_SIZES",
     "AlignedMTL",
     "AmortisedMGDA",
     "Batches",
+    "BidirectionalBlock",
     "CAGrad",
     "CAGradFast",
     "ClassMemory",
@@ -96,8 +102,10 @@ __all__ = [
     "GradientEdit",
     "GradientWeighting",
     "Krum",
+    "LonghornBackbone",
     "LonghornBlock",
     "LonghornConfig",
+    "LonghornLM",
     "MaxDO",
     "Mean",
     "MemoryBatch",
@@ -121,6 +129,8 @@ __all__ = [
     "TrimmedMean",
     "UPGrad",
     "Uncertainty",
+    "VisionConfig",
+    "VisionLonghorn",
     "Weighting",
     "Workspace",
     "average_accuracy",

@@ -37,7 +37,7 @@ class ResidualStack(nn.Module):
         """
         states = [None] * len(self.layers) if state is None else self._checked(state)
         after = []
-        x = _wide(x)
+        x = widened(x)
         for layer, before in zip(self.layers, states, strict=True):
             x, found = layer(x, before, return_state)
             after.append(found)
@@ -51,7 +51,7 @@ class ResidualStack(nn.Module):
         Raises:
             ValueError: for a state that is not one of as many mixers.
         """
-        x = _wide(x)
+        x = widened(x)
         for layer, before in zip(self.layers, self._checked(state), strict=True):
             x = x + layer.mixer.step(_normed(layer.norm, x), before)  # type: ignore[operator, union-attr, arg-type]
         return _normed(self.norm_f, x)
@@ -81,8 +81,8 @@ class _Layer(nn.Module):
         return x + y, after
 
 
-def _wide(x: Tensor) -> Tensor:
-    """The residual is a sum over all layers, and is kept in float32 where the layers compute in less."""
+def widened(x: Tensor) -> Tensor:
+    """x, in float32 where it has less precision: sums over all layers, or over a vocabulary, need more."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 

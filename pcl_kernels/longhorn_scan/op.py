@@ -300,6 +300,9 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, d_out: Tensor, d_final: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         x, q, k, beta, skip, initial, cu_seqlens, kept = ctx.saved_tensors
         if torch.is_grad_enabled():
+            # views, so that an operand that was made from another does not lead back to it: q = W x, for instance
+            x, q, k, beta = (t.view_as(t) for t in (x, q, k, beta))
+            skip, initial = (None if t is None else t.view_as(t) for t in (skip, initial))
             given = (x, q, k, beta, skip, initial)
             wanted = [t for t, needed in zip(given, ctx.needs_input_grad, strict=False) if needed]
             ends = None if cu_seqlens is None else cu_seqlens.tolist()

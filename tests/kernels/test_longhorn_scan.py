@@ -189,6 +189,18 @@ def test_only_some_want_gradients() -> None:
         assert torch.equal(found, everything[f"d_{name}"])
 
 
+def test_operands_made_from_each_other() -> None:
+    """As in every model, where x, q, k and β come from one input: the gradient that can be differentiated once more is
+    the plain one, and does not run on from q, k, β to x."""
+    source = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    tangled = torch.tanh(source)
+    out = longhorn_scan(tangled, tangled.sin(), tangled.cos(), tangled * 2, logits=True)
+    assert isinstance(out, Tensor)
+    (plain,) = torch.autograd.grad(out.sum(), source, retain_graph=True)
+    (again,) = torch.autograd.grad(out.sum(), source, create_graph=True)
+    assert torch.allclose(again, plain, rtol=1e-12, atol=1e-14)
+
+
 def test_second_derivatives_of_half_numbers_are_those_of_float32() -> None:
     def second(dtype: torch.dtype) -> Tensor:
         given = problem("a step short of a tile", "plain", torch.bfloat16)

@@ -121,6 +121,8 @@ def test_gradients() -> None:
     given = (x, *(p.detach().requires_grad_() for p in b.parameters()))
     assert torch.autograd.gradcheck(run, given)
     assert torch.autograd.gradgradcheck(run, given)
+    plain, again = (torch.autograd.grad(run(*given).sin().sum(), given, create_graph=twice) for twice in (False, True))
+    assert all(map(close, again, plain))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
