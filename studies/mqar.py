@@ -76,19 +76,19 @@ def table(chosen: list[Run], done: dict[str, Result]) -> str:
     heads = ["mixer", "width", "parameters", "learning rate", *heads, "ms per step"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for mixer, width in dict.fromkeys((run.mixer, run.width) for run in chosen):
-        runs = sorted((r for r in chosen if (r.mixer, r.width) == (mixer, width)), key=lambda run: run.length)
-        cells = []
+        runs = [run for run in chosen if (run.mixer, run.width) == (mixer, width)]
+        cells = dict.fromkeys(lengths, "not run")
         for run in runs:
             steps, right = done[run.key]["accuracy"][-1]
-            rivals = [done[r.key] for r in chosen if (r.width, r.length) == (run.width, run.length)]
+            rivals = [done[r.key] for r in chosen if (r.width, r.length) == (width, run.length)]
             shown = f"{100 * right:.1f} %"
             shown = f"**{shown}**" if right == max(map(answered, rivals)) else shown
-            cells.append(f"{shown}, {steps:,} steps" if right >= SOLVED else shown)
+            cells[run.length] = f"{shown}, {steps:,} steps" if right >= SOLVED else shown
         rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(run.rate for run in runs))
         first = done[runs[0].key]
         pace = 1000 * first["seconds"] / first["accuracy"][-1][0]
-        cells = [mixer, str(width), f"{first['parameters']:,}", rates, *cells, f"{pace:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+        row = [mixer, str(width), f"{first['parameters']:,}", rates, *cells.values(), f"{pace:.0f}"]
+        lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
@@ -143,6 +143,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=64)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--report", action="store_true", help="make nothing; table and picture of the runs there are")
     parser.add_argument("--full", action="store_true", help="the sizes of the text")
     given = parser.parse_args()
     if given.full:
@@ -165,8 +166,10 @@ def main() -> None:
                 point(mixer, length, width, rate) for rate in (given.rates if searched else found[:1])
             ]
         runs = [run for group in groups.values() for run in group]
-        complete(runs, done, path, given.device, given.processes, f"{length} tokens")
-        chosen += [best(group, done) for group in groups.values()]
+        if not given.report:
+            complete(runs, done, path, given.device, given.processes, f"{length} tokens")
+        made = [[run for run in group if run.key in done] for group in groups.values()]
+        chosen += [best(group, done) for group in made if group]
     batches = ", ".join(f"{batch} of {length}" for length, batch in dict.fromkeys((r.length, r.batch) for r in chosen))
     text = (
         f"Vocabulary {given.vocabulary:,}; at most {given.steps:,} steps; sequences in a batch: {batches} tokens. "
