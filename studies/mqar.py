@@ -117,8 +117,9 @@ def drawn(chosen: list[Run], done: dict[str, Result]) -> Any:
                 continue
             points = [(r.width, answered(done[r.key])) for r in runs] if several else done[runs[0].key]["accuracy"]
             x, y = zip(*points, strict=True)
-            marked = list(range(len(x))) if several else [len(x) - 1] * (y[-1] >= SOLVED)
-            axis.plot(x, y, color=colour, label=mixer, marker="o", markevery=marked, markersize=5, linewidth=1.8)
+            axis.plot(x, y, color=colour, label=mixer, marker="o" if several else None, markersize=5, linewidth=1.8)
+            if not several and y[-1] >= SOLVED:
+                axis.plot(x[-1], y[-1], "o", color=colour, markersize=5)
         axis.set_title(f"{length} tokens, {PAIRS[length]} pairs", fontsize=10)
         axis.set_xlabel("width" if several else "training step", fontsize=9)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
