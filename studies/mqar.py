@@ -27,6 +27,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import track
 
 from studies.mqar_training import MIXERS, PAIRS, SOLVED, Result, Run, train
@@ -50,7 +51,7 @@ def complete(runs: Iterable[Run], done: dict[str, Result], path: Path, device: s
     """Make the runs that are not done, and add them to ``done`` and to the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     missing = [run for run in runs if run.key not in done]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         futures = {pool.submit(train, run, device): run for run in missing}
         for future in track(as_completed(futures), title, total=len(futures), disable=not missing):
             run, result = futures[future], future.result()

@@ -116,7 +116,7 @@ def test_what_was_not_run_is_said_so() -> None:
 
 
 def test_runs_are_made_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqar, "ProcessPoolExecutor", lambda processes, mp_context: ThreadPoolExecutor(processes))
+    monkeypatch.setattr(mqar, "ProcessPoolExecutor", lambda processes, *_: ThreadPoolExecutor(processes))
     done: dict[str, Result] = {}
     path = tmp_path / "new" / "runs.jsonl"
     mqar.complete([RUN], done, path, "cpu", 1, "")
