@@ -45,6 +45,7 @@ study: $(VENV)/.all
 	$(BIN)/python -m studies.edit_objective --data-root $(DATA)
 	$(BIN)/python -m studies.multi_fashion_mnist --data-root $(DATA)
 	$(BIN)/python -m studies.tiny_shakespeare --data-root $(DATA)
+	$(BIN)/python -m studies.mqar
 
 clean:
 	rm -rf $(VENV) build *.egg-info pcl_kernels/*.so

@@ -8,7 +8,7 @@ and 64 pairs in 64, 128, 256 and 512 tokens. Two layers of one mixer, an embeddi
 of queries answered rightly, are taken at the queries. Every batch is new, so nothing can be learnt by heart.
 
 All mixers get the same batches, steps and schedule, and each its own best learning rate: at the first length it is
-searched among three, and kept for the others. A run ends early once it answers 99.9 % of the queries of 512 other
+searched, and kept for the others. A run ends early once it answers 99.9 % of the queries of 512 other
 sequences. ``--full`` has the sizes of the text, with four learning rates searched for every point; it wants a GPU.
 
 Runs that are done are kept in ``studies/results/mqar/runs.jsonl`` and not repeated; table and picture are made from
@@ -27,6 +27,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import track
 
 from studies.mqar_training import MIXERS, PAIRS, SOLVED, Result, Run, train
@@ -50,7 +51,7 @@ def complete(runs: Iterable[Run], done: dict[str, Result], path: Path, device: s
     """Make the runs that are not done, and add them to ``done`` and to the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     missing = [run for run in runs if run.key not in done]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         futures = {pool.submit(train, run, device): run for run in missing}
         for future in track(as_completed(futures), title, total=len(futures), disable=not missing):
             run, result = futures[future], future.result()
@@ -76,19 +77,19 @@ def table(chosen: list[Run], done: dict[str, Result]) -> str:
     heads = ["mixer", "width", "parameters", "learning rate", *heads, "ms per step"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for mixer, width in dict.fromkeys((run.mixer, run.width) for run in chosen):
-        runs = sorted((r for r in chosen if (r.mixer, r.width) == (mixer, width)), key=lambda run: run.length)
-        cells = []
+        runs = [run for run in chosen if (run.mixer, run.width) == (mixer, width)]
+        cells = dict.fromkeys(lengths, "not run")
         for run in runs:
             steps, right = done[run.key]["accuracy"][-1]
-            rivals = [done[r.key] for r in chosen if (r.width, r.length) == (run.width, run.length)]
+            rivals = [done[r.key] for r in chosen if (r.width, r.length) == (width, run.length)]
             shown = f"{100 * right:.1f} %"
             shown = f"**{shown}**" if right == max(map(answered, rivals)) else shown
-            cells.append(f"{shown}, {steps:,} steps" if right >= SOLVED else shown)
+            cells[run.length] = f"{shown}, {steps:,} steps" if right >= SOLVED else shown
         rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(run.rate for run in runs))
         first = done[runs[0].key]
         pace = 1000 * first["seconds"] / first["accuracy"][-1][0]
-        cells = [mixer, str(width), f"{first['parameters']:,}", rates, *cells, f"{pace:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+        row = [mixer, str(width), f"{first['parameters']:,}", rates, *cells.values(), f"{pace:.0f}"]
+        lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
@@ -117,8 +118,9 @@ def drawn(chosen: list[Run], done: dict[str, Result]) -> Any:
                 continue
             points = [(r.width, answered(done[r.key])) for r in runs] if several else done[runs[0].key]["accuracy"]
             x, y = zip(*points, strict=True)
-            marked = list(range(len(x))) if several else [len(x) - 1] * (y[-1] >= SOLVED)
-            axis.plot(x, y, color=colour, label=mixer, marker="o", markevery=marked, markersize=5, linewidth=1.8)
+            axis.plot(x, y, color=colour, label=mixer, marker="o" if several else None, markersize=5, linewidth=1.8)
+            if not several and y[-1] >= SOLVED:
+                axis.plot(x[-1], y[-1], "o", color=colour, markersize=5)
         axis.set_title(f"{length} tokens, {PAIRS[length]} pairs", fontsize=10)
         axis.set_xlabel("width" if several else "training step", fontsize=9)
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -137,12 +139,13 @@ def main() -> None:
     parser.add_argument("--mixers", nargs="+", default=list(MIXERS), choices=MIXERS)
     parser.add_argument("--lengths", nargs="+", type=int, default=[64, 128, 256], choices=PAIRS)
     parser.add_argument("--widths", nargs="+", type=int, default=[64])
-    parser.add_argument("--rates", nargs="+", type=float, default=[2.2e-3, 4.6e-3, 1e-2])
+    parser.add_argument("--rates", nargs="+", type=float, default=[2.2e-3, 4.6e-3])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=32, help="sequences; half from 256 tokens on, a quarter from 512")
     parser.add_argument("--vocabulary", type=int, default=64)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--report", action="store_true", help="make nothing; table and picture of the runs there are")
     parser.add_argument("--full", action="store_true", help="the sizes of the text")
     given = parser.parse_args()
     if given.full:
@@ -165,8 +168,10 @@ def main() -> None:
                 point(mixer, length, width, rate) for rate in (given.rates if searched else found[:1])
             ]
         runs = [run for group in groups.values() for run in group]
-        complete(runs, done, path, given.device, given.processes, f"{length} tokens")
-        chosen += [best(group, done) for group in groups.values()]
+        if not given.report:
+            complete(runs, done, path, given.device, given.processes, f"{length} tokens")
+        made = [[run for run in group if run.key in done] for group in groups.values()]
+        chosen += [best(group, done) for group in made if group]
     batches = ", ".join(f"{batch} of {length}" for length, batch in dict.fromkeys((r.length, r.batch) for r in chosen))
     text = (
         f"Vocabulary {given.vocabulary:,}; at most {given.steps:,} steps; sequences in a batch: {batches} tokens. "

@@ -88,8 +88,7 @@ def rate_at(step: int, run: Run) -> float:
 
 
 def train(run: Run, device: str = "cpu") -> Result:
-    """Train and test; on one thread, so that several runs may go side by side."""
-    torch.set_num_threads(1)
+    """Train and test."""
     with seeded(run.seed, "mqar"):
         model = Recaller(MIXERS[run.mixer], run.width, run.vocabulary).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=run.rate, weight_decay=WEIGHT_DECAY)

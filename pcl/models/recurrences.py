@@ -24,7 +24,7 @@ training on a CPU that is still the fastest plain way, since what a step makes s
 logarithmic scan do not.
 
 Shapes everywhere: x (B, L, D); q, k (B, L, M); state S_0 (B, D, M), zero if None. Each returns o (B, L, D) and the
-state behind the last step.
+state behind the last step, and raises a ValueError for other shapes.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ def linear_attention(x: Tensor, q: Tensor, k: Tensor, *, state: Tensor | None = 
 
 def retnet(x: Tensor, q: Tensor, k: Tensor, keep: Tensor, *, state: Tensor | None = None) -> Result:
     """S_t = γ S_{t-1} + x_t ⊗ k_t, keep γ in [0, 1], () or (D, 1) for one per channel (Sun et al., 2023)."""
+    if keep.shape not in ((), (x.shape[-1], 1)):
+        raise ValueError(f"keep: expected a shape of () or ({x.shape[-1]}, 1), got {tuple(keep.shape)}")
     return _scan(_retnet, q, (x, k), (keep,), state)
 
 
@@ -120,8 +122,15 @@ def _scan(
     state: Tensor | None,
 ) -> Result:
     x = sequences[0]
+    for t in (x, q, *sequences):
+        if t.dim() != 3 or t.shape[:2] != x.shape[:2]:
+            shapes = ", ".join(str(tuple(t.shape)) for t in (*sequences, q))
+            raise ValueError(f"expected sequences (batch, length, ...) of one batch and length, got {shapes}")
     if state is None:
         state = x.new_zeros(x.shape[0], x.shape[2], q.shape[2])
+    if state.shape != (x.shape[0], x.shape[2], q.shape[2]):
+        expected = (x.shape[0], x.shape[2], q.shape[2])
+        raise ValueError(f"state: expected {expected}, channels and states of x and q, got {tuple(state.shape)}")
     outs = []
     for query, *now in zip(q.unbind(1), *(t.unbind(1) for t in sequences), strict=True):
         state = step(state, *now, *constants)

@@ -130,6 +130,20 @@ def test_gradcheck_of_rg_lru() -> None:
     assert torch.autograd.gradcheck(lambda *t: rg_lru(*t), tensors)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"keep": torch.ones(CHANNELS)}, r"keep: expected a shape of \(\) or \(5, 1\), got \(5,\)"),
+        ({"q": Q[:, 1:]}, "one batch and length"),
+        ({"k": K[0]}, "one batch and length"),
+        ({"state": START[:1]}, r"state: expected \(2, 5, 3\)"),
+    ],
+)
+def test_other_shapes_are_refused(change: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        retnet(**{"x": X, "q": Q, "k": K, "keep": GAMMA, "state": START, **change})
+
+
 # ---- what they have to do with each other
 
 

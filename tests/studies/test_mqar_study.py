@@ -93,8 +93,30 @@ def test_the_rate_is_searched_at_the_first_length(
     assert row in (tmp_path / "results.md").read_text().splitlines()
 
 
+def test_a_report_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what there is: here one length of two, and one rate of two."""
+    monkeypatch.setattr(mqar, "RESULTS", tmp_path)
+    monkeypatch.setattr(mqar, "complete", None)
+    run = Run("LSTM", 64, 64, 0.1, 2000, 32, 64)
+    other = replace(run, mixer="GLA", length=128)
+    (tmp_path / "runs.jsonl").write_text(
+        "".join(json.dumps({"run": vars(r), "result": result((2000, 0.5))}) + "\n" for r in (run, other))
+    )
+    monkeypatch.setattr(sys, "argv", ["mqar", "--rates", "0.1", "0.2", "--lengths", "64", "--report"])
+    mqar.main()
+    assert (tmp_path / "results.md").read_text().splitlines()[-1] == "| LSTM | 64 | 1,234 | 0.1 | **50.0 %** | 1 |"
+    assert (tmp_path / "accuracy.png").exists()
+
+
+def test_what_was_not_run_is_said_so() -> None:
+    runs = [RUN, replace(RUN, mixer="LSTM"), replace(RUN, length=128)]
+    lines = mqar.table(runs, {run.key: result((9, 0.25 * run.length / 64)) for run in runs}).splitlines()
+    assert lines[2] == "| attention | 8 | 1,234 | 0.001 | **25.0 %** | **50.0 %** | 222 |"
+    assert lines[3] == "| LSTM | 8 | 1,234 | 0.001 | **25.0 %** | not run | 222 |"
+
+
 def test_runs_are_made_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mqar, "ProcessPoolExecutor", lambda processes, mp_context: ThreadPoolExecutor(processes))
+    monkeypatch.setattr(mqar, "ProcessPoolExecutor", lambda processes, *_: ThreadPoolExecutor(processes))
     done: dict[str, Result] = {}
     path = tmp_path / "new" / "runs.jsonl"
     mqar.complete([RUN], done, path, "cpu", 1, "")

@@ -56,6 +56,11 @@ def test_parts_and_steps_go_on(block: SiblingBlock) -> None:
     torch.testing.assert_close(steps, whole, rtol=1e-12, atol=1e-13)
 
 
+def test_reversed_is_flipped(block: SiblingBlock) -> None:
+    u, z = block.in_proj(sequence()).chunk(2, dim=-1)
+    assert torch.equal(block.scan(u, z, reverse=True), block.scan(u.flip(1), z.flip(1)).flip(1))
+
+
 def test_mamba_begins_as_published() -> None:
     torch.manual_seed(0)
     block = MambaBlock(64)
