@@ -39,12 +39,16 @@ def size_and_cost(
     return table(rows, list(found), "")
 
 
-def search(rates: Sequence[float], losses: Mapping[str, Sequence[float]]) -> str:
-    """Validation losses of the short runs; the best in bold."""
-    rows = {
-        f"{rate:g}": [f"**{own[i]:.3f}**" if own[i] == min(own) else f"{own[i]:.3f}" for own in losses.values()]
-        for i, rate in enumerate(rates)
-    }
+def search(losses: Mapping[str, Mapping[float, float]]) -> str:
+    """Validation losses of the short runs at the rates that each model tried, its best in bold."""
+
+    def cell(own: Mapping[float, float], rate: float) -> str:
+        if rate not in own:
+            return "–"
+        return f"**{own[rate]:.3f}**" if own[rate] == min(own.values()) else f"{own[rate]:.3f}"
+
+    rates = sorted({rate for own in losses.values() for rate in own})
+    rows = {f"{rate:g}": [cell(own, rate) for own in losses.values()] for rate in rates}
     return table(rows, list(losses), "learning rate")
 
 

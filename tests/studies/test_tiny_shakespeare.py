@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from studies import text_measures as measures
+from studies import text_report
 from studies import tiny_shakespeare as study
 from studies.text_models import MODELS, RECURRENT, build, continued, nearest, parameters
 from studies.tiny_shakespeare import Run, Size
@@ -130,12 +131,15 @@ def test_the_rate_rises_then_falls() -> None:
 
 
 def test_the_best_rate_is_each_models_own() -> None:
-    searched = [Run(model, rate, 0, 10, 8, 1) for model in MODELS for rate in study.RATES]
-    best = dict(zip(MODELS, study.RATES, strict=True))
+    best = {name: rates[i] for i, (name, rates) in enumerate(study.RATES.items())}
+    searched = [Run(model, rate, 0, 10, 8, 1) for model in MODELS for rate in study.RATES[model]]
     done = {run.key: {"curve": [[5, 0.0], [10, 1.0 + (run.rate != best[run.model])]]} for run in searched}
     losses, rates = study.chosen(searched, done)
     assert rates == best
-    assert losses[MODELS[0]] == [1.0, 2.0, 2.0]
+    assert losses["Longhorn"] == {0.001: 1.0, 0.003: 2.0, 0.01: 2.0}
+    lines = text_report.search(losses).splitlines()
+    assert lines[2] == "| 0.001 | **1.000** | 2.000 | – |"
+    assert lines[-1] == "| 0.03 | – | – | **1.000** |"
 
 
 def test_a_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +150,7 @@ def test_a_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "RESULTS", folder)
     monkeypatch.setattr(study, "WEIGHTS", tmp_path / "weights")
     monkeypatch.setattr(study, "REDUCED", Size("tiny", 16, 2, 60, 4))
-    monkeypatch.setattr(study, "RATES", (1e-2,))
+    monkeypatch.setattr(study, "RATES", dict.fromkeys(MODELS, (1e-2,)))
     for name, value in (("BATCH", 4), ("CONTEXT", 16), ("LENGTHS", (16, 32)), ("POSITIONS", (1, 8)), ("SAMPLE", 20)):
         monkeypatch.setattr(study, name, value)
     monkeypatch.setattr(sys, "argv", ["tiny_shakespeare", "--data-root", str(tmp_path), "--seeds", "2"])
