@@ -38,7 +38,7 @@ from pcl.memory.edit import Edit
 from tests.training.training_cases import everything, same
 
 CONFIG = LonghornConfig(width=6, depth=2, states=3)
-VISION = VisionConfig(image=(4, 6), patch=2, width=6, depth=2, channels=1, states=3)
+VISION = VisionConfig(image=(2, 6), patch=2, width=6, depth=2, channels=1, states=3)
 
 
 def sequences() -> LonghornBackbone:
@@ -184,15 +184,17 @@ def test_bad_vision_configs_are_refused(values: dict[str, object]) -> None:
 # ---- in the library
 
 
-def bars(classes: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Images (24, 1, 4, 6) with one bright column, class c in column c."""
-    y = torch.tensor(classes)[torch.arange(24) % len(classes)]
-    x = 0.4 * torch.rand(24, 1, 4, 6, generator=torch.Generator().manual_seed(seed))
-    x[torch.arange(24), 0, :, y] += 0.6
-    return x, y
+ROWS = {0: [0, 0.2, 0.4, 0.6, 0.8, 1], 1: [1, 0.8, 0.6, 0.4, 0.2, 0], 4: [0, 1, 0, 1, 0, 1], 5: [0.5] * 6}
 
 
-def trainer(backbone: str, weighting: Weighting, edit: Edit | None, strategy: Strategy = "auto") -> Trainer:
+def patterns(classes: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Noisy images (16, 1, 2, 6) whose rows rise, fall, alternate or stay, by class."""
+    y = torch.tensor(classes)[torch.arange(16) % len(classes)]
+    rows = torch.tensor([ROWS[c] for c in y.tolist()]).view(16, 1, 1, 6).expand(-1, -1, 2, -1)
+    return 0.7 * rows + 0.3 * torch.rand(16, 1, 2, 6, generator=torch.Generator().manual_seed(seed)), y
+
+
+def trainer(backbone: str, weighting: Weighting, edit: Edit | None, epochs: int = 1, start: int = 2) -> Trainer:
     """Two streams, the second of which begins when the first is half through and goes on when it has ended."""
     made = Trainer(
         ContinualModel(BACKBONES[backbone](), 6),
@@ -201,11 +203,10 @@ def trainer(backbone: str, weighting: Weighting, edit: Edit | None, strategy: St
         memory=ClassMemory(2),
         memory_batch=4,
         edit=edit,
-        strategy=strategy,
     )
-    for task, classes, start in (("left", [0, 1], 0), ("right", [4, 5], 3)):
-        batches = Batches(*bars(classes), 4, name=task)
-        made.add(Stream(task, batches, classes, start=start, test=bars(classes, seed=1)))
+    for task, classes, begin in (("left", [0, 1], 0), ("right", [4, 5], start)):
+        batches = Batches(*patterns(classes), 4, name=task)
+        made.add(Stream(task, batches, classes, start=begin, epochs=epochs, test=patterns(classes, seed=1)))
     return made
 
 
@@ -230,27 +231,22 @@ def test_trains_and_resumes_to_the_bit(backbone: str, method: str, tmp_path: Pat
     whole.fit()
     assert all(not torch.equal(p, b) for p, b in zip(whole.model.shared_parameters(), before, strict=True))
     if edited:
-        stored = torch.cat([bars([0, 1])[0], bars([4, 5])[0]])
+        stored = torch.cat([patterns([0, 1])[0], patterns([4, 5])[0]])
         assert whole.memory is not None
         assert not all((stored == x).flatten(1).all(1).any() for x in whole.memory.x)
-    first.fit(steps=7)
+    first.fit(steps=5)
     save_checkpoint(tmp_path / "c", first.state_dict())
     second.load_state_dict(load_checkpoint(tmp_path / "c"))
     second.fit()
     assert same(everything(second), everything(whole))
 
 
-def test_learns() -> None:
-    """Which column is bright, in both tasks at once."""
-    torch.manual_seed(0)
-    made = trainer("sequences", EMGD("gmc"), None)
-    for epoch in range(6):
-        for task, classes in (("left", [0, 1]), ("right", [4, 5])):
-            name = f"{task} {epoch}"
-            made.add(Stream(name, Batches(*bars(classes), 4, name=name), classes, test=bars(classes, seed=1)))
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_learns_two_streams_at_once(backbone: str) -> None:
+    """How rows develop, in images that were not trained on: whoever guesses hits 14 of 16 once in 500 times."""
+    made = trainer(backbone, EMGD("gmc"), None, epochs=20, start=0)
     made.fit()
-    found = [made.model.predict(bars(s.classes, seed=1)[0], n) for n, s in made.streams.items()]
-    assert len(found) == 14
+    assert min(made.evaluate().values()) >= 14 / 16
 
 
 @pytest.mark.parametrize("strategy", ["segment", "lowmem", "auto"])
@@ -258,7 +254,7 @@ def test_learns() -> None:
 def test_every_strategy_has_the_gradients_of_the_loop(backbone: str, strategy: Strategy) -> None:
     """By itself, or by going back to the loop where it does not cover the model."""
     model = BACKBONES[backbone]().double()
-    inputs = {task: images(n, 1, 4, 6).double() + n for task, n in (("a", 3), ("b", 2), ("c", 3))}
+    inputs = {task: images(n, 1, 2, 6).double() + n for task, n in (("a", 3), ("b", 2), ("c", 3))}
     losses = {task: lambda out, i=i: (out[:, i] + out[:, 0].square()).mean() for i, task in enumerate(inputs)}
     shared = list(model.parameters())
     expected = task_gradients(losses, shared, model=model, inputs=inputs, strategy="loop")
@@ -277,7 +273,7 @@ def test_every_strategy_has_the_gradients_of_the_loop(backbone: str, strategy: S
 def test_edits_follow_the_gradient_of_the_distance(backbone: str) -> None:
     """x moves by -alpha grad_x |g(x) - d|^2 (Eq. 12 of the EMGD paper), whose slope is measured by differences."""
     model = nn.Sequential(BACKBONES[backbone](), nn.Linear(6, 2)).double()
-    x, y = images(2, 1, 4, 6).double(), torch.tensor([0, 1])
+    x, y = images(2, 1, 2, 6).double(), torch.tensor([0, 1])
     shared = list(model.parameters())
     direction = [0.1 * torch.ones_like(p) for p in shared]
 

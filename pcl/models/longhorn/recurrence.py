@@ -63,9 +63,10 @@ class Recurrence(nn.Module):
         """One step, u and z ``(B, inner)``; the state is updated in place."""
         window, memory = self._checked(state, len(u))
         seen = torch.cat([window.to(u.dtype), u.unsqueeze(1)], dim=1)
-        u = self._convolved(seen)
-        q, k, beta = (t.squeeze(1) for t in self._operands(u))
-        o = longhorn_step(u.squeeze(1), q, k, beta, memory, logits=True, exact=self.exact, skip=self._skip(u), gate=z)
+        taps = self.conv1d.weight.squeeze(1).T.to(u.dtype)
+        u = F.silu((seen * taps).sum(dim=1) + self.conv1d.bias.to(u.dtype))  # type: ignore[union-attr]
+        q, k, beta = self._operands(u)
+        o = longhorn_step(u, q, k, beta, memory, logits=True, exact=self.exact, skip=self._skip(u), gate=z)
         window.copy_(seen[:, 1:])
         return o
 
