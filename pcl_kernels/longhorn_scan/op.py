@@ -11,7 +11,7 @@ from torch.nn.functional import silu
 from pcl_kernels import _C
 from pcl_kernels._gradients import DTYPES
 from pcl_kernels._registry import define, plain
-from pcl_kernels.longhorn_scan import reference
+from pcl_kernels.longhorn_scan import second_order
 from pcl_kernels.longhorn_scan.layout import check, count_sequences, rows, sequences_of, sizes_of, state_dtype, strided
 
 
@@ -51,7 +51,7 @@ def longhorn_scan(
 
     Returns:
         o (B, L, D) of x's dtype, and with `return_state` the final state (N, D, M). Differentiable in every tensor, a
-        second time through the reference.
+        second time through torch ops, which keep every state.
 
     Raises:
         TypeError: for another dtype, or dtypes that differ.
@@ -273,7 +273,7 @@ _backward_op: Any = define(
 
 
 class _Differentiable(torch.autograd.Function):
-    """The compiled gradient; where a gradient of it is wanted, the reference's."""
+    """The compiled gradient; where a gradient of it is wanted, that of torch ops."""
 
     @staticmethod
     def forward(
@@ -307,7 +307,7 @@ class _Differentiable(torch.autograd.Function):
             wanted = [t for t, needed in zip(given, ctx.needs_input_grad, strict=False) if needed]
             ends = None if cu_seqlens is None else cu_seqlens.tolist()
             wide = [t.to(state_dtype(x)) for t in (x, q, k, beta)]
-            out, final = reference.longhorn_scan(
+            out, final = second_order.longhorn_scan(
                 *wide, skip=skip, initial_state=initial, cu_seqlens=ends, **ctx.options
             )
             outs = (out.to(x.dtype), final)

@@ -189,6 +189,43 @@ def test_only_some_want_gradients() -> None:
         assert torch.equal(found, everything[f"d_{name}"])
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("shape", [shape for shape in SHAPES if not shape.startswith("no ")])
+def test_gradients_that_can_be_differentiated_again(shape: str, options: str) -> None:
+    """Are those of the reference."""
+    given = problem(shape, options)
+    ends = None if given.cu_seqlens is None else torch.tensor(given.cu_seqlens)
+    tensors = {name: t.detach().requires_grad_() for name, t in given.tensors.items()}
+    results = longhorn_scan(**tensors, **given.flags, cu_seqlens=ends, return_state=True)
+    back = (given.d_out, given.d_final)
+    found = torch.autograd.grad(results, list(tensors.values()), back, create_graph=True, materialize_grads=True)
+    expected = given.expected()
+    for name, gradient in zip(tensors, found, strict=True):
+        assert torch.allclose(gradient, expected[f"d_{name}"], rtol=1e-11, atol=1e-11), name
+
+
+@pytest.mark.parametrize("options", ["plain", "everything"])
+@pytest.mark.parametrize("length", [1, 4, 7])
+def test_second_derivatives(length: int, options: str) -> None:
+    """Of sequences that are not packed, which do not run through the reference."""
+    given = problem("groups", options)
+    names = list(given.tensors)
+
+    def run(*tensors: Tensor) -> Any:
+        return longhorn_scan(**dict(zip(names, tensors, strict=True)), **given.flags, return_state=True)
+
+    def short(name: str, t: Tensor) -> Tensor:
+        """One sequence, two channels of each group, two states."""
+        by_channel = t.dim() > 0 and t.shape[-1] == 36
+        t = t.unflatten(-1, (3, 12))[..., :2].flatten(-2) if by_channel else t
+        if name == "initial_state":
+            return t.unflatten(1, (3, 12))[:1, :, :2, :2].flatten(1, 2)
+        return t if name == "skip" else t[:1, :length] if by_channel else t[:1, :length, :, :2]
+
+    tensors = [short(n, t).detach().clone().requires_grad_() for n, t in given.tensors.items()]
+    assert torch.autograd.gradgradcheck(run, tensors)
+
+
 def test_operands_made_from_each_other() -> None:
     """As in every model, where x, q, k and β come from one input: the gradient that can be differentiated once more is
     the plain one, and does not run on from q, k, β to x."""
