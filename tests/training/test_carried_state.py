@@ -1,6 +1,7 @@
 """Streams that never end: state carried from batch to batch."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from training_cases import everything, same
 
-from pcl import EMGD, FAMO, MLP, ClassMemory, ContinualModel, GradientEdit, Stream, Trainer, Windows
+from pcl import (
+    EMGD,
+    FAMO,
+    MLP,
+    ClassMemory,
+    ContinualModel,
+    GradientEdit,
+    LonghornBackbone,
+    LonghornConfig,
+    Stream,
+    Trainer,
+    Windows,
+    detach_state,
+)
 
 ROWS, LENGTH = 3, 4
 
@@ -37,14 +51,24 @@ def signal(seed: int, batches: int = 8) -> Windows:
     return Windows(x, (x.cumsum(dim=0)[:, 0] > 0).long(), ROWS, LENGTH)
 
 
-def model(carry: int | None = ROWS) -> ContinualModel:
+def longhorn() -> LonghornBackbone:
+    return LonghornBackbone(LonghornConfig(width=5, depth=2, states=3), channels=2, pool="last")
+
+
+Make = Callable[[], nn.Module]
+every_backbone = pytest.mark.parametrize("backbone", [Recurrent, longhorn])
+
+
+def model(carry: int | None = ROWS, backbone: Make = Recurrent) -> ContinualModel:
     torch.manual_seed(0)
-    return ContinualModel(Recurrent(), 5, carry=carry)
+    return ContinualModel(backbone(), 5, carry=carry)
 
 
-def trainer(starts: dict[str, int], epochs: int = 1, carry: int | None = ROWS, **arguments: Any) -> Trainer:
+def trainer(
+    starts: dict[str, int], epochs: int = 1, carry: int | None = ROWS, backbone: Make = Recurrent, **arguments: Any
+) -> Trainer:
     given: dict[str, Any] = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.5)}
-    made = Trainer(model(carry), **{**given, **arguments})
+    made = Trainer(model(carry, backbone), **{**given, **arguments})
     for task, start in starts.items():
         source = signal(seed=ord(task))
         x, y = next(iter(source))
@@ -56,30 +80,32 @@ def state_of(t: Trainer, task: str) -> list[Tensor]:
     return [buffer.clone() for buffer in t.model.states[t.model.tasks.index(task)].buffers()]
 
 
-def test_training_is_truncated_backpropagation_in_one_long_pass() -> None:
+@every_backbone
+def test_training_is_truncated_backpropagation_in_one_long_pass(backbone: Make) -> None:
     """By hand: one sequence, the graph cut behind every window."""
-    found = trainer({"a": 0}, epochs=2)
-    by_hand = model(carry=None)
+    found = trainer({"a": 0}, epochs=2, backbone=backbone)
+    by_hand = model(carry=None, backbone=backbone)
     by_hand.add_task("a", [0, 1])
     optimizer = torch.optim.SGD(by_hand.parameters(), lr=0.5)
     for _ in range(2):
         state = None
         for x, y in signal(seed=ord("a")):
             features, state = by_hand.backbone(x, state, return_state=True)
-            state = [(state[0][0].detach(),)]
+            state = detach_state(state)
             optimizer.zero_grad()
             F.cross_entropy(by_hand.logits(features, "a"), y).backward()
             optimizer.step()
     found.fit()
     for name, value in by_hand.state_dict().items():
         torch.testing.assert_close(found.model.state_dict()[name], value, msg=name)
-    without = trainer({"a": 0}, epochs=2, carry=None)
+    without = trainer({"a": 0}, epochs=2, carry=None, backbone=backbone)
     without.fit()
     assert not torch.allclose(without.model.heads[0].weight, by_hand.heads[0].weight, atol=1e-3)
 
 
-def test_carried_windows_are_one_long_sequence() -> None:
-    m = model()
+@every_backbone
+def test_carried_windows_are_one_long_sequence(backbone: Make) -> None:
+    m = model(backbone=backbone)
     m.add_task("a", [0, 1])
     batches = [x for x, _ in signal(seed=1)]
     features = [m.encode(m.window(x, "a")) for x in batches]
@@ -87,11 +113,13 @@ def test_carried_windows_are_one_long_sequence() -> None:
         torch.testing.assert_close(found, m.backbone(torch.cat(batches[: i + 1], dim=1)))
 
 
-@pytest.mark.parametrize("stop", [0, 1, 5, 8, 9, 13])
-def test_a_resumed_run_gives_the_same_bits(stop: int) -> None:
+@every_backbone
+@pytest.mark.parametrize("stop", [0, 1, 5, 9])
+def test_a_resumed_run_gives_the_same_bits(stop: int, backbone: Make) -> None:
     def fresh() -> Trainer:
         return trainer(
             {"a": 0, "b": 3},
+            backbone=backbone,
             optimizer=lambda p: torch.optim.Adam(p, lr=0.01),
             weighting=EMGD("gmc"),
             memory=ClassMemory(2),
