@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pcl.gradients.task_gradients import Strategy
-from pcl.methods import METHODS, WEIGHTINGS
+from pcl.methods import LOSS_TERMS, METHODS, WEIGHTINGS
 from pcl.models.heads import Head
 from pcl.scenarios import SCENARIOS
 from pcl.training.losses import Precision
@@ -93,6 +93,8 @@ class RunConfig:
     """step size of memory editing, in pixel units"""
     edit_beta: float = 0.01
     """of GMED: how much less a memory sample may come to be fitted"""
+    loss_strength: float | None = None
+    """of a method's loss term; default: see `pcl list`"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     evaluate_every: int | None = None
@@ -114,6 +116,7 @@ class RunConfig:
         names = ("batch_size", "epochs", "memory_per_class", "lr", "edit_alpha")
         own = {name: getattr(spec, name) for name in names}
         own |= {"memory_tasks": WEIGHTINGS[method.weighting].memory_tasks, "head": method.head}
+        own["loss_strength"] = LOSS_TERMS[method.loss_term].strength if method.loss_term else None
         return dataclasses.replace(self, **{name: own[name] for name in own if getattr(self, name) is None})
 
 

@@ -13,7 +13,7 @@ import torch
 from pcl.config import RunConfig, config_from, config_text, read_config
 from pcl.data.images import ImageData
 from pcl.memory.class_memory import ClassMemory
-from pcl.methods import EDITS, METHODS, WEIGHTINGS, WeightingOptions
+from pcl.methods import EDITS, LOSS_TERMS, METHODS, WEIGHTINGS, WeightingOptions
 from pcl.models.continual import ContinualModel
 from pcl.randomness import seeded
 from pcl.scenarios import SCENARIOS
@@ -122,6 +122,10 @@ def build(config: RunConfig, data: ImageData | None = None) -> tuple[Scenario, T
     options = WeightingOptions(config.scale, config.temperature, config.seed)
     lr = config.lr
     edit = EDITS[method.edit].make(config.edit_alpha, config.edit_beta, lr, config.seed) if method.edit else None
+    terms = []
+    if method.loss_term is not None:
+        assert config.loss_strength is not None
+        terms = [LOSS_TERMS[method.loss_term].make(config.loss_strength, config.seed)]
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer]
     on_gpu: dict[str, Any] = (
         {"fused": True} if device.type == "cuda" else {}
@@ -143,6 +147,7 @@ def build(config: RunConfig, data: ImageData | None = None) -> tuple[Scenario, T
         weighting=WEIGHTINGS[method.weighting].make(options),
         memory=ClassMemory(config.memory_per_class),
         edit=edit,
+        loss_terms=terms,
         memory_batch=config.batch_size // config.accumulate,
         sampling=sampling,
         memory_tasks=config.memory_tasks,
