@@ -21,7 +21,7 @@ from pcl.compare.plan import Plan, families
 from pcl.compare.store import PLAN
 from pcl.config import RunConfig, check_scenario, config_from, read_config
 from pcl.data.download import NAMES, download
-from pcl.methods import EDITS, METHODS, WEIGHTINGS
+from pcl.methods import EDITS, LOSS_TERMS, METHODS, WEIGHTINGS
 from pcl.scenario_files import find_scenario, write_scenario
 from pcl.scenarios import SCENARIOS
 from pcl.streams.timeline import TimelineKind
@@ -101,7 +101,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class List:
-    """Show the scenarios, weightings and edits that have names."""
+    """Show the scenarios, weightings, edits and loss terms that have names."""
 
     def __call__(self) -> None:
         scenarios = Table(title="Scenarios", box=SIMPLE_HEAD, title_justify="left")
@@ -118,15 +118,21 @@ class List:
         edits = Table("edit", "what it is", "source", title="Edits", box=SIMPLE_HEAD, title_justify="left")
         for name, edit in EDITS.items():
             edits.add_row(f"+{name}", edit.summary, edit.source)
-        for table in (scenarios, weightings, edits):
+        terms = Table("loss term", "strength", "source", title="Loss terms", box=SIMPLE_HEAD, title_justify="left")
+        for name, term in LOSS_TERMS.items():
+            terms.add_row(f"+{name}", f"{term.strength:g}", term.source)
+        for table in (scenarios, weightings, edits, terms):
             rich.print(table)
-        example = f"emgd-gmc+{next(iter(EDITS))}"
-        rich.print(f"A method is a weighting, alone or with an edit of the rehearsal memory: emgd-gmc, {example}, ...")
+        one, other = next(iter(EDITS)), next(iter(LOSS_TERMS))
+        rich.print(
+            "A method is a weighting, alone or with an edit of the rehearsal memory, a loss term, or both: emgd-gmc, "
+            f"emgd-gmc+{one}, emgd-gmc+{other}, emgd-gmc+{one}+{other}, ..."
+        )
         for name, method in METHODS.items():
-            if method.edit is None and name not in WEIGHTINGS:
+            if not method.added and name not in WEIGHTINGS:
                 rich.print(f"{name}: {method.weighting} with a {method.head} head.")
         named = ", ".join(name for name in families() if "+" not in name)
-        rich.print(f"Families for `pcl compare --methods`: {named}; each also with an edit.")
+        rich.print(f"Families for `pcl compare --methods`: {named}; each also with an edit, a loss term, or both.")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pcl.gradients.task_gradients import Strategy
 from pcl.memory.before_update import When
-from pcl.methods import EDITS, METHODS, WEIGHTINGS
+from pcl.methods import EDITS, LOSS_TERMS, METHODS, WEIGHTINGS
 from pcl.models.heads import Head
 from pcl.scenario_files import FILE, find_scenario
 from pcl.scenarios import SCENARIOS
@@ -106,6 +106,8 @@ class RunConfig:
     """before or after the update of a step; default: as published"""
     edit_beta: float = 0.01
     """of GMED: how much less a memory sample may come to be fitted"""
+    loss_strength: float | None = None
+    """of a method's loss term; default: see `pcl list`"""
     device: str = "cpu"
     """cpu, cuda, cuda:1, ..."""
     evaluate_every: int | None = None
@@ -132,6 +134,7 @@ class RunConfig:
             own["starts"] = spec.timeline
         own |= {"memory_tasks": WEIGHTINGS[method.weighting].memory_tasks, "head": method.head}
         own["edit_when"] = EDITS[method.edit].when if method.edit else "after"
+        own["loss_strength"] = LOSS_TERMS[method.loss_term].strength if method.loss_term else None
         return dataclasses.replace(self, **{name: own[name] for name in own if getattr(self, name) is None})
 
 

@@ -3,6 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from pcl.losses.base import LossTerm
+from pcl.losses.ewc import EWC, OnlineEWC
+from pcl.losses.lwf import LwF
+from pcl.losses.mas import MAS
+from pcl.losses.si import SI
 from pcl.memory.before_update import When
 from pcl.memory.edit import Edit
 from pcl.memory.gmed import GMEDEdit
@@ -173,19 +178,57 @@ EDITS: dict[str, EditSpec] = {
 
 
 @dataclass(frozen=True)
+class LossTermSpec:
+    """A loss term that has a name.
+
+    Attributes:
+        make: builds it from its strength and the seed of the run.
+        strength: where a run does not say; found on one task after the other of the digits with Adam
+            (tests/training/test_forgetting.py), elsewhere no more than a first guess.
+        source: where it comes from.
+    """
+
+    make: Callable[[float, int], LossTerm]
+    strength: float
+    source: str
+
+
+LOSS_TERMS: dict[str, LossTermSpec] = {
+    "ewc": LossTermSpec(lambda strength, seed: EWC(strength, seed=seed), 100.0, "Kirkpatrick et al. 2017, Eq. 3"),
+    "online-ewc": LossTermSpec(
+        lambda strength, seed: OnlineEWC(strength, seed=seed), 100.0, "Schwarz et al. 2018, decay 0.95"
+    ),
+    "si": LossTermSpec(lambda strength, seed: SI(strength), 10.0, "Zenke et al. 2017, Eq. 3-5"),
+    "mas": LossTermSpec(lambda strength, seed: MAS(strength, seed=seed), 0.1, "Aljundi et al. 2018"),
+    "lwf": LossTermSpec(lambda strength, seed: LwF(strength), 1.0, "Li and Hoiem 2016, temperature 2"),
+}
+
+
+@dataclass(frozen=True)
 class Method:
-    """A weighting, with rehearsal, a memory edit of :data:`EDITS` or None, and the kind of head."""
+    """A weighting, with rehearsal, a memory edit of :data:`EDITS` or None, the kind of head, and a loss term of
+    :data:`LOSS_TERMS` or None."""
 
     weighting: str
     edit: str | None
     head: Head = "linear"
+    loss_term: str | None = None
+
+    @property
+    def added(self) -> str:
+        """What stands behind the weighting in the method's name: "", "+me", "+ewc", "+me+ewc", ..."""
+        return "".join(f"+{part}" for part in (self.edit, self.loss_term) if part)
 
 
-_WITHOUT_EDIT = {**{name: Method(name, None) for name in WEIGHTINGS}, "mdmtr": Method("mean", None, head="cosine")}
+_ALONE = {**{name: Method(name, None) for name in WEIGHTINGS}, "mdmtr": Method("mean", None, head="cosine")}
 
-METHODS: dict[str, Method] = {
-    name if edit is None else f"{name}+{edit}": replace(method, edit=edit)
-    for name, method in _WITHOUT_EDIT.items()
+_COMPOSED = [
+    (name, replace(method, edit=edit, loss_term=term))
+    for term in (None, *LOSS_TERMS)
+    for name, method in _ALONE.items()
     for edit in (None, *EDITS)
-}
-"""Every weighting, and MDMTR, alone and with every edit: "emgd-gmc", "emgd-gmc+me", "emgd-gmc+gmed", ..."""
+]
+
+METHODS: dict[str, Method] = {name + method.added: method for name, method in _COMPOSED}
+"""Every weighting, and MDMTR, alone, with every edit, with every loss term, and with both: "emgd-gmc", "emgd-gmc+me",
+"emgd-gmc+ewc", "emgd-gmc+me+ewc", ..."""

@@ -18,7 +18,7 @@ from pcl.memory.class_memory import ClassMemory
 from pcl.memory.edit import Edit
 from pcl.memory.reservoir import ReservoirMemory
 from pcl.memory.retrieval import MIR, Balanced, Retrieval
-from pcl.methods import EDITS, METHODS, WEIGHTINGS, WeightingOptions
+from pcl.methods import EDITS, LOSS_TERMS, METHODS, WEIGHTINGS, WeightingOptions
 from pcl.models.continual import ContinualModel
 from pcl.randomness import seeded
 from pcl.scenario_files import find_scenario
@@ -141,6 +141,10 @@ def build(
         edit = EDITS[method.edit].make(config.edit_alpha, config.edit_beta, lr, config.seed)
         if config.edit_when == "before":  # GMED leaves alone what MIR has picked (Sec. 4.4)
             edit = BeforeUpdate(edit, "others" if config.retrieval == "mir" else "recalled")
+    terms = []
+    if method.loss_term is not None:
+        assert config.loss_strength is not None
+        terms = [LOSS_TERMS[method.loss_term].make(config.loss_strength, config.seed)]
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[config.optimizer]
     on_gpu: dict[str, Any] = (
         {"fused": True} if device.type == "cuda" else {}
@@ -163,6 +167,7 @@ def build(
         memory=_memory(config, config.memory_per_class, streams),
         retrieval=_retrieval(config, lr),
         edit=edit,
+        loss_terms=terms,
         memory_batch=config.batch_size // config.accumulate,
         sampling=sampling,
         memory_tasks=config.memory_tasks,

@@ -15,7 +15,7 @@ import pytest
 
 from pcl import BeforeUpdate, CosineHead, GMEDEdit, GradientEdit, ReservoirMemory, cli, is_memory
 from pcl.config import RunConfig, config_from, config_text, read_config
-from pcl.methods import EDITS, WEIGHTINGS
+from pcl.methods import EDITS, LOSS_TERMS, METHODS, WEIGHTINGS
 from pcl.run import build, load_run, resume, start
 from pcl.scenarios import SCENARIOS
 from pcl.training.checkpoint import load_checkpoint
@@ -109,6 +109,24 @@ def test_edits_act_when_they_are_told_to() -> None:
     assert isinstance(edit(method="sum+gmed", edit_when="after"), GMEDEdit)
     assert edit(method="sum+gmed").samples == "recalled"
     assert edit(method="sum+gmed", retrieval="mir").samples == "others"
+
+
+@pytest.mark.parametrize("term", LOSS_TERMS)
+def test_every_loss_term_has_a_name_on_the_command_line(term: str, tmp_path: Path) -> None:
+    assert METHODS[f"mgda+me+{term}"].added == f"+me+{term}"
+    config = RunConfig(method=f"mean+{term}", epochs=1, batch_size=48, timeline="serial", evaluate_every=100)
+    half, whole = config.resolved().loss_strength, tmp_path / "whole"
+    assert half == LOSS_TERMS[term].strength
+    start(config, whole)
+    assert read_config(whole / "config.toml")["loss_strength"] == LOSS_TERMS[term].strength
+    start(RunConfig(**{**read_config(whole / "config.toml"), "loss_strength": half / 100}), tmp_path / "weaker")
+    first, second = (rows(tmp_path / name) for name in ("whole", "weaker"))
+    ends = [i for i, row in enumerate(first) if row["kind"] == "end"]
+    assert first[: ends[0]] == second[: ends[0]]  # nothing to hold on to before a task has ended
+    assert first[ends[0] :] != second[ends[0] :]
+    (whole / "results.json").unlink()
+    assert resume(whole)["steps"] == max(row["step"] for row in first) + 1
+    assert rows(whole) == first
 
 
 def test_same_seed_same_bits_other_seed_other_bits(tmp_path: Path) -> None:
@@ -325,7 +343,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_names_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["list"])
     shown = capsys.readouterr().out
-    for name in (*SCENARIOS, *WEIGHTINGS, *(f"+{edit}" for edit in EDITS)):
+    for name in (*SCENARIOS, *WEIGHTINGS, *(f"+{name}" for name in (*EDITS, *LOSS_TERMS))):
         assert name in shown
     assert "emgd-gs+me" not in shown  # a method with an edit follows from the two lists
 

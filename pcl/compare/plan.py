@@ -88,7 +88,8 @@ class Plan:
     scenario: tuple[str, ...] = ("ps-digits",)
     """one or several, see `pcl list`"""
     methods: tuple[str, ...] = ("all",)
-    """methods, or families: all, losses, gram, gradients (by what the weighting looks at), each also +edit"""
+    """methods, or families: all, losses, gram, gradients (by what the weighting looks at), each also with +edit and
+    +loss term, see `pcl list`"""
     settings: tuple[Literal["task", "class"], ...] = ("task", "class")
     """task-incremental, class-incremental"""
     timelines: tuple[Literal["own", "random", "serial", "together"], ...] = ("own",)
@@ -121,6 +122,8 @@ class Plan:
     """stored samples per class"""
     edit_alpha: float | None = None
     """step size of memory editing"""
+    loss_strength: float | None = None
+    """of the loss terms"""
     scale: Literal["paper", "unit"] = "paper"
     """step length of the methods that have a choice, see `pcl train --help`"""
     temperature: float = 1.0
@@ -205,6 +208,7 @@ class Plan:
             "batch_size": self.batch_size,
             "memory_per_class": self.memory_per_class,
             "edit_alpha": self.edit_alpha,
+            "loss_strength": self.loss_strength,
             "scale": self.scale,
             "temperature": self.temperature,
             "gradients_over": self.gradients_over,
@@ -240,11 +244,11 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(RunConfig
 
 @cache
 def families() -> dict[str, tuple[str, ...]]:
-    """The members of every family: methods without an edit, by what their weighting looks at, and with each edit."""
+    """The members of every family: methods without an edit, by what their weighting looks at, and with each edit
+    and loss term."""
     needs = {name: spec.make(WeightingOptions()).needs for name, spec in WEIGHTINGS.items()}
     members: dict[str, list[str]] = {}
     for name, method in METHODS.items():
-        suffix = f"+{method.edit}" if method.edit else ""
         for family in ("all", needs[method.weighting]):
-            members.setdefault(family + suffix, []).append(name)
+            members.setdefault(family + method.added, []).append(name)
     return {family: tuple(names) for family, names in members.items()}

@@ -54,7 +54,8 @@ class Penalty(LossTerm, Protocol):
 
     The Trainer adds its gradient once to the direction d that the weighting has chosen, which is the same as adding the
     penalty to every task's loss wherever the weights sum to 1. The Gramian, the weights and the recorded losses so
-    remain those of the data. A parameter that no loss of a step reaches rests in it, whatever the penalty says.
+    remain those of the data; clipping and edits of the memory see d with the penalty. A parameter that no loss of a
+    step reaches rests in it, whatever the penalty says.
     """
 
     def gradient(self, parameters: Mapping[str, Tensor]) -> Gradient:

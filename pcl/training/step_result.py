@@ -68,8 +68,8 @@ def step_record(result: StepResult) -> dict[str, Any]:
     Always ``kind``, ``step``, ``samples``, ``tasks``, and by task ``loss`` and ``weight``. With a Gramian also, as in
     :mod:`pcl.diagnostics`, by task ``norm``, the matrix ``cosine``, over all pairs ``conflict`` and ``similarity``; and
     where the direction is a weighted sum, by task ``descent`` (predicted, per unit of the learning rate, without
-    clipping) and its ``share``. ``fall``, by task, where the descent was measured; ``edited`` where samples were
-    edited. What does not exist is None.
+    clipping and penalties) and its ``share``. ``fall``, by task, where the descent was measured; ``edited`` where
+    samples were edited. What does not exist is None.
     """
     tasks, k, gram = result.tasks, len(result.tasks), result.gram
     parts = [result.losses, result.weights, *(t for t in (gram, result.fall, result.edited) if t is not None)]

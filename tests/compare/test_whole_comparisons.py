@@ -268,10 +268,13 @@ def test_a_missing_package_is_named_before_anything_is_run(
 
 
 def test_families_and_edits_are_spelt_out() -> None:
-    plain = {name for name, method in METHODS.items() if method.edit is None}
+    plain = {name for name, method in METHODS.items() if not method.added}
     assert set(Plan(methods=("all",)).method_names) == plain >= set(WEIGHTINGS)
-    edited = {name for name, method in METHODS.items() if method.edit == "me"}
+    edited = {name for name, method in METHODS.items() if method.added == "+me"}
     assert set(Plan(methods=("all+me",)).method_names) == {"mean", *edited}
+    assert Plan(methods=("gradients+gmed+si",)).method_names == (
+        "mean", *(f"{name}+gmed+si" for name in families()["gradients"]),
+    )  # fmt: skip
     losses = Plan(methods=("losses", "mgda")).method_names
     assert {"famo", "dwa", "mgda", "mean"} <= set(losses)
     assert "emgd-gmc" not in losses

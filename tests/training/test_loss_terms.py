@@ -330,6 +330,23 @@ def test_terms_see_the_rows_that_were_recalled(memory_tasks: str) -> None:
     assert len(watch.seen) == 4
 
 
+@pytest.mark.parametrize("setting", ["task", "class"])
+def test_distillation_in_bfloat16(setting: str) -> None:
+    """The same losses up to the 8 bits of what the layers compute; the distributions are compared in full precision."""
+    results = []
+    for precision in ("full", "bf16"):
+        t = overlapping(
+            setting=setting, precision=precision, loss_terms=[LwF()], optimizer=lambda p: torch.optim.SGD(p, lr=0.0)
+        )
+        t.fit(10)
+        results.append(t.step())
+    full, low = results
+    assert full is not None
+    assert low is not None
+    assert low.losses.dtype == torch.float32
+    assert torch.allclose(low.losses, full.losses, rtol=0.02)
+
+
 @pytest.mark.parametrize("weighting", [Mean, FAMO])
 def test_losses_after_the_update_hold_the_terms_too(weighting: Any) -> None:
     t = overlapping(
