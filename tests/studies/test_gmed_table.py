@@ -1,6 +1,5 @@
 """The study's compositions and bookkeeping, on random images."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from pcl import MIR, BeforeUpdate, GMEDEdit
 from pcl.data.images import ImageData
 from studies import gmed_table as study
 from studies.gmed_table import Run
+from studies.runs import key_of
 
 
 @pytest.fixture(scope="module")
@@ -73,24 +73,18 @@ def test_accuracy_is_over_all_test_images(data: ImageData, monkeypatch: pytest.M
 
 
 def test_the_stride_of_random_edits_is_the_best_on_held_out_images() -> None:
-    done = {run.key: {"accuracy": 50 + (run.stride == 0.5) + 0.1 * run.seed % 2} for run in study.tuning_runs("split")}
+    done = {
+        key_of(run): {"accuracy": 50 + (run.stride == 0.5) + 0.1 * (run.seed % 2)} for run in study.tuning_runs("split")
+    }
     assert study.best_stride("split", done) == 0.5
     assert all(run.held_out for run in study.tuning_runs("split"))
     assert not any(run.held_out for run in study.table_runs("split", 2, 0.5))
 
 
-def test_finished_runs_are_read_and_half_a_line_is_cut_off(tmp_path: Path) -> None:
-    path, run = tmp_path / "runs.jsonl", Run("split", "ER", 0)
-    line = json.dumps({"run": vars(run), "results": {"accuracy": 80.0}})
-    path.write_text(line + "\n" + line[:20])
-    assert study.finished(path) == {run.key: {"accuracy": 80.0}}
-    assert path.read_text() == line + "\n"
-
-
 def test_the_report_compares_in_pairs(tmp_path: Path) -> None:
     runs = study.table_runs("split", 3, 0.5)
     names = [*study.METHODS, *study.OTHERS]
-    done = {run.key: {"accuracy": 50.0 + names.index(run.method) + run.seed} for run in runs}
+    done = {key_of(run): {"accuracy": 50.0 + names.index(run.method) + run.seed} for run in runs}
     text = study.report(runs, done, "split", 0.5)
     assert f"| ER | {51.0 + names.index('ER'):.2f} ± 1.0 | 80.96 ± 2.3 |" in text
     assert f"| MIR − ER | {names.index('MIR') - names.index('ER'):+.2f} | 0 |" in text
