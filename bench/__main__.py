@@ -16,6 +16,7 @@ import bench.gramian
 import bench.longhorn_scan
 import bench.memory_edit
 import bench.overhead
+import bench.rehearsal
 import bench.simplex_qp
 import bench.steps
 import bench.weightings
@@ -50,6 +51,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "combine": bench.combine.main,
     "overhead": bench.overhead.main,
     "memory_edit": bench.memory_edit.main,
+    "rehearsal": bench.rehearsal.main,
     "longhorn_scan": bench.longhorn_scan.main,
     "steps": bench.steps.main,
     "weightings": bench.weightings.main,

@@ -18,17 +18,14 @@ from that file. Interrupt and go on as you like.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from pcl import (
@@ -51,6 +48,7 @@ from pcl import (
 from pcl.compare.significance import paired_p
 from pcl.data.images import ImageData, load_npz
 from pcl.randomness import generator, seeded
+from studies.runs import complete, key_of
 
 RESULTS = Path(__file__).parent / "results" / "gmed_table"
 BATCH = 10
@@ -122,11 +120,6 @@ class Run:
     head: str = "full"
     stride: float | None = None
     held_out: bool = False
-
-    @property
-    def key(self) -> str:
-        """What tells it from all others."""
-        return json.dumps(asdict(self), sort_keys=True)
 
 
 def _replay(**more: Any) -> dict[str, Any]:
@@ -233,32 +226,6 @@ def measure(run: Run, data_root: str) -> dict[str, Any]:
     return {"accuracy": 100 * right / sum(sizes.values()), "tasks": [100 * accuracy for accuracy in final.values()]}
 
 
-def finished(path: Path) -> dict[str, dict[str, Any]]:
-    """Results of the runs in the file, by key; half a line at its end, left by an interruption, is cut off."""
-    if not path.exists():
-        return {}
-    text = path.read_text()
-    if not text.endswith("\n"):
-        text = text[: text.rfind("\n") + 1]
-        path.write_text(text)
-    entries = [json.loads(line) for line in text.splitlines()]
-    return {json.dumps(entry["run"], sort_keys=True): entry["results"] for entry in entries}
-
-
-def complete(runs: Sequence[Run], path: Path, data_root: str, processes: int) -> dict[str, dict[str, Any]]:
-    """Results of all runs; those that the file lacks are made and added to it."""
-    done = finished(path)
-    missing = [run for run in runs if run.key not in done]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(processes) as pool, path.open("a") as file:
-        futures = {pool.submit(measure, run, data_root): run for run in missing}
-        for future in track(as_completed(futures), "training", total=len(futures)):
-            run, done[futures[future].key] = futures[future], future.result()
-            file.write(json.dumps({"run": asdict(run), "results": done[run.key]}) + "\n")
-            file.flush()
-    return done
-
-
 def tuning_runs(dataset: str) -> list[Run]:
     """Random edits by every stride, on held-out images."""
     return [Run(dataset, TUNED, seed, stride=s, held_out=True) for s in GRID for seed in TUNING_SEEDS]
@@ -266,7 +233,7 @@ def tuning_runs(dataset: str) -> list[Run]:
 
 def best_stride(dataset: str, done: dict[str, dict[str, Any]]) -> float:
     """That of the highest mean accuracy in the tuning runs."""
-    found = {s: [done[r.key]["accuracy"] for r in tuning_runs(dataset) if r.stride == s] for s in GRID}
+    found = {s: [done[key_of(r)]["accuracy"] for r in tuning_runs(dataset) if r.stride == s] for s in GRID}
     return max(GRID, key=lambda s: statistics.mean(found[s]))
 
 
@@ -282,7 +249,7 @@ def table_runs(dataset: str, seeds: int, stride: float) -> list[Run]:
 
 def accuracies(runs: Sequence[Run], done: dict[str, dict[str, Any]], method: str, head: str = "full") -> list[float]:
     """Of a method, by seed."""
-    return [done[run.key]["accuracy"] for run in runs if (run.method, run.head) == (method, head)]
+    return [done[key_of(run)]["accuracy"] for run in runs if (run.method, run.head) == (method, head)]
 
 
 def spread(values: Sequence[float]) -> str:
@@ -358,9 +325,10 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
     path, dataset = RESULTS / "runs.jsonl", given.dataset
-    stride = best_stride(dataset, complete(tuning_runs(dataset), path, given.data_root, given.processes))
+    make = partial(measure, data_root=given.data_root)
+    stride = best_stride(dataset, complete(tuning_runs(dataset), path, make, given.processes))
     runs = table_runs(dataset, 30 if given.full else given.seeds, stride)
-    done = complete(runs, path, given.data_root, given.processes)
+    done = complete(runs, path, make, given.processes)
     text = report(runs, done, dataset, stride)
     (RESULTS / f"{dataset}.md").write_text(text)
     draw(runs, done, dataset, RESULTS / f"{dataset}.png")

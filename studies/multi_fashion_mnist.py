@@ -16,17 +16,14 @@ made from that file. Interrupt and go on as you like.
 """
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -34,6 +31,7 @@ from pcl import MGDA, Batches, CAGrad, Mean, PCGrad, Weighting, task_gradients
 from pcl.data.batches import as_float
 from pcl.data.multi_fashion_mnist import PairedImages, multi_fashion_mnist
 from pcl.randomness import seeded
+from studies.runs import complete, key_of
 
 RESULTS = Path(__file__).parent / "results"
 TASKS = ("digit", "clothing")
@@ -59,11 +57,6 @@ class Run:
     seed: int
     images: int
     epochs: int
-
-    @property
-    def key(self) -> str:
-        """What tells it from all others."""
-        return json.dumps(asdict(self), sort_keys=True)
 
 
 class ShrunkLeNet(nn.Module):
@@ -137,32 +130,6 @@ def measure(run: Run, data_root: str) -> dict[str, list[float]]:
     return {"train_loss": train_loss, "test_loss": test_loss, "test_accuracy": accuracy}
 
 
-def finished(path: Path) -> dict[str, dict[str, list[float]]]:
-    """Results of the runs in the file, by key; half a line at its end, left by an interruption, is cut off."""
-    if not path.exists():
-        return {}
-    text = path.read_text()
-    if not text.endswith("\n"):
-        text = text[: text.rfind("\n") + 1]
-        path.write_text(text)
-    entries = [json.loads(line) for line in text.splitlines()]
-    return {json.dumps(entry["run"], sort_keys=True): entry["results"] for entry in entries}
-
-
-def complete(runs: list[Run], path: Path, data_root: str, processes: int) -> dict[str, dict[str, list[float]]]:
-    """Results of all runs; those that the file lacks are made and added to it."""
-    done = finished(path)
-    missing = [run for run in runs if run.key not in done]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(processes) as pool, path.open("a") as file:
-        futures = {pool.submit(measure, run, data_root): run for run in missing}
-        for future in track(as_completed(futures), "training", total=len(futures)):
-            run, done[futures[future].key] = futures[future], future.result()
-            file.write(json.dumps({"run": asdict(run), "results": done[run.key]}) + "\n")
-            file.flush()
-    return done
-
-
 def spread(values: list[float], digits: int = 3) -> str:
     """Mean and standard deviation."""
     deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
@@ -179,7 +146,9 @@ def by_method(runs: list[Run], done: dict[str, dict[str, list[float]]], key: str
     return {
         method: [
             list(values)
-            for values in zip(*(average_and_tasks(done[r.key][key]) for r in runs if r.method == method), strict=True)
+            for values in zip(
+                *(average_and_tasks(done[key_of(r)][key]) for r in runs if r.method == method), strict=True
+            )
         ]
         for method in METHODS
     }
@@ -238,7 +207,8 @@ def main() -> None:
     given = parser.parse_args()
     each = [(scale, seed, method) for scale in SCALES for seed in range(given.seeds) for method in METHODS]
     runs = [Run(method, scale, seed, given.images, given.epochs) for scale, seed, method in each]
-    done = complete(runs, RESULTS / "multi_fashion_mnist.jsonl", given.data_root, given.processes)
+    make = partial(measure, data_root=given.data_root)
+    done = complete(runs, RESULTS / "multi_fashion_mnist.jsonl", make, given.processes)
     parts = [f"{given.images:,} images, {given.epochs} epochs, {given.seeds} seeds"]
     for scale, title in SCALES.items():
         parts += [f"**{title}**", table([run for run in runs if run.scale == scale], done)]

@@ -96,6 +96,9 @@ class Memory(Protocol):
         """Take over a state on ``device``."""
 
 
+_AT_ONCE = 4096  # samples: a large memory has no room for copies of itself
+
+
 class Table:
     """The rows of a memory, and what does not depend on how they were chosen: retrieval, edits, drift.
 
@@ -157,7 +160,8 @@ class Table:
             raise RuntimeError(
                 f"drift: the originals were not kept; use {type(self).__name__}(..., keep_original=True)"
             )
-        return (self.x - self.original).abs().flatten(1).mean(dim=1)
+        parts = zip(self.x.split(_AT_ONCE), self.original.split(_AT_ONCE), strict=True)
+        return torch.cat([(x - original).abs().flatten(1).mean(dim=1) for x, original in parts])
 
     def mean_drift(self) -> float:
         """Mean of |x - original| over everything that is stored, in units of x; 0 while nothing is."""

@@ -48,15 +48,12 @@ class Incoming:
 
 @contextmanager
 def moved(parameters: Sequence[nn.Parameter], along: Sequence[Tensor | None], lr: float) -> Iterator[None]:
-    """Parameters at theta - lr * u within the block; afterwards they have the bits that they had."""
-    changed = [(p, u) for p, u in zip(parameters, along, strict=True) if u is not None]
-    before = [p.detach().clone() for p, _ in changed]
+    """Parameters at theta - lr * u within the block; afterwards they hold the tensors that they held."""
+    changed = [(p, u, p.data) for p, u in zip(parameters, along, strict=True) if u is not None]
     try:
-        with torch.no_grad():
-            for p, u in changed:
-                p.sub_(u, alpha=lr)
+        for p, u, theta in changed:
+            p.data = torch.sub(theta, u, alpha=lr)
         yield
     finally:
-        with torch.no_grad():
-            for (p, _), old in zip(changed, before, strict=True):
-                p.copy_(old)
+        for p, _, theta in changed:
+            p.data = theta

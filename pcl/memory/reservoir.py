@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,11 +50,11 @@ class ReservoirMemory(Table):
             self._make_room(x, y)
         if task not in self.names:
             self.names = (*self.names, task)
-        arrival = torch.arange(self.seen + 1, self.seen + len(y) + 1, dtype=torch.float64)
-        uniform = torch.rand(len(y), generator=draws, dtype=torch.float64)
-        place = torch.where(arrival <= self.capacity, arrival - 1, uniform * arrival).to(torch.int64)
+        arrival = np.arange(self.seen + 1, self.seen + len(y) + 1)
+        uniform = torch.rand(len(y), generator=draws, dtype=torch.float64).numpy()
+        place = np.where(arrival <= self.capacity, arrival - 1, uniform * arrival).astype(np.int64)
         self.seen += len(y)
-        kept = torch.nonzero(place < self.capacity)[:, 0]
+        kept = np.flatnonzero(place < self.capacity)
         if len(kept) == 0:
             return
         last = dict(zip(place[kept].tolist(), kept.tolist(), strict=True))  # of several for one place the last stays
@@ -104,10 +105,12 @@ class ReservoirMemory(Table):
         }
         if self.keep_original:
             self._room["original"] = torch.empty_like(self._room["x"])
-        self._owner = torch.empty(self.capacity, dtype=torch.int64)
+        on_cpu = x.device.type == "cpu"
+        self._owner = self._room["task"] if on_cpu else torch.empty(self.capacity, dtype=torch.int64)
 
     def _write(self, rows: Tensor, source: Tensor, x: Tensor, y: Tensor, owner: int) -> None:
-        self._owner.index_fill_(0, rows, owner)
+        if self._owner is not self._room["task"]:
+            self._owner.index_fill_(0, rows, owner)
         rows, source = to_device(rows, x.device), to_device(source, x.device)
         x = x.index_select(0, source)
         for name in ("x", "original") if self.keep_original else ("x",):

@@ -246,11 +246,13 @@ class Trainer:
             descent = self._descend(data) if self._graph is None else self._graph(data)
         self._guard.expect(self.step_count, data.tasks, descent.flags, before.restore)
         fall = look_back(self, data, before, descent.losses)
-        if edited is None:  # x <- x - alpha grad_x |g(x) - d|^2
-            edited = edit_after(self, data.recalled, self._parameters()[0], descent.direction)
-        change = store(self, edited)  # before other samples can take the places of those edited
-        self._discard(batches)
-        step, self.step_count = self.step_count, self.step_count + 1
+        try:
+            if edited is None:  # x <- x - alpha grad_x |g(x) - d|^2
+                edited = edit_after(self, data.recalled, self._parameters()[0], descent.direction)
+            change = store(self, edited)  # before other samples can take the places of those edited
+        finally:  # the update has been made, whatever becomes of the edit
+            self._discard(batches)
+            step, self.step_count = self.step_count, self.step_count + 1
 
         result = StepResult(
             step, data.tasks, descent.losses, descent.gram, descent.weights, data.samples, change, fall,

@@ -1,8 +1,6 @@
 """The study's training against a loop without the library, and its bookkeeping."""
 
-import json
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from pcl.data.multi_fashion_mnist import PairedImages
 from pcl.randomness import seeded
 from studies import multi_fashion_mnist as study
 from studies.multi_fashion_mnist import Run, ShrunkLeNet
+from studies.runs import key_of
 
 
 @pytest.fixture(scope="module")
@@ -87,19 +86,10 @@ def test_losses_are_those_of_all_images_at_once(data: PairedImages) -> None:
         )
 
 
-def test_finished_runs_are_read_and_half_a_line_is_cut_off(tmp_path: Path) -> None:
-    path, run = tmp_path / "runs.jsonl", Run("mean", "paper", 0, 10, 1)
-    assert study.finished(path) == {}
-    line = json.dumps({"run": vars(run), "results": {"train_loss": [1.0, 2.0]}})
-    path.write_text(line + "\n" + line[:20])
-    assert study.finished(path) == {run.key: {"train_loss": [1.0, 2.0]}}
-    assert path.read_text() == line + "\n"
-
-
 def test_tables_average_over_seeds_and_mark_the_best() -> None:
     runs = [Run(method, "paper", seed, 10, 1) for seed in range(2) for method in study.METHODS]
     done = {
-        r.key: {"train_loss": [i + r.seed, i + r.seed], "test_accuracy": [0.5, 0.25]}
+        key_of(r): {"train_loss": [i + r.seed, i + r.seed], "test_accuracy": [0.5, 0.25]}
         for r, i in ((r, list(study.METHODS).index(r.method)) for r in runs)
     }
     lines = study.table(runs, done).splitlines()
