@@ -109,7 +109,7 @@ class List:
             scenarios.add_column(heading, no_wrap=heading == "scenario")
         for name, spec in SCENARIOS.items():
             file = f"{spec.file}.npz" if spec.file else "bundled"
-            times = spec.timeline if isinstance(spec.timeline, str) else "given"
+            times = "task-free" if spec.blur is not None else str(spec.timeline)
             defaults = f"{times}, batch {spec.batch_size}, memory {spec.memory_per_class}/class, lr {spec.lr:g}"
             scenarios.add_row(name, spec.summary, file, defaults)
         weightings = Table("weighting", "source", title="Weightings", box=SIMPLE_HEAD, title_justify="left")

@@ -218,6 +218,28 @@ def test_files_that_cannot_be_understood_are_refused(content: str, message: str,
         read_scenario(tmp_path / "bad.toml")
 
 
+@pytest.mark.parametrize("name", ["task-free-digits", "ps-digits"])
+def test_a_scenario_is_shown_drawn_and_saved(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture, file = tmp_path / "s.png", tmp_path / "s.toml"
+    cli.main(["show", name, "--label-set", "1", "--draw", str(picture), "--save", str(file)])
+    shown = capsys.readouterr().out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    spec = read_scenario(file)
+    assert f"fingerprint {spec.fingerprint}" in shown
+    cli.main(["show", str(file)])
+    assert capsys.readouterr().out == shown
+
+
+def test_the_picture_of_a_task_free_stream_shows_its_batches() -> None:
+    free = SCENARIOS["task-free-digits"].build("task-free-digits", load_digits())
+    assert isinstance(free, TaskFree)
+    shares = free.shares(seed=3)
+    batches = list(free.streams(3)[0]._source)
+    for t, task in enumerate(free.hidden.tasks):
+        found = [float(((y // 2) == t).float().mean()) for _, y in batches]
+        assert shares[task.name] == pytest.approx(found)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"absent\.toml"):
         cli.main(["train", "--scenario", str(tmp_path / "absent.toml")])

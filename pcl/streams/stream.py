@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
+from pcl.streams.prefetch import read_ahead
+
 Batch = tuple[Tensor, Tensor]
 
 MEMORY = "MEMORY"
@@ -47,10 +49,13 @@ class Stream:
         end: last step at which it may be active; None for "until it is dry".
         epochs: how often the source is read; more than once needs a source that can be read again.
         test: held-out ``(x, y)`` tensors for accuracy, x like that of the batches or uint8 images, or None.
+        prefetch: batches that a thread reads in the background, at most; 0 reads in step with the loop. The batches are
+            the same, also after a resume, if the source draws from generators of its own alone.
 
     Raises:
         ValueError: for an empty or reserved name, no or duplicate classes, a negative start, an end before the
-            start, epochs < 1, a one-shot iterator with more than one epoch, or test data that is not as above.
+            start, epochs < 1, prefetch < 0, a one-shot iterator with more than one epoch, or test data that is not
+            as above.
         TypeError: for classes that are not integers.
     """
 
@@ -64,6 +69,7 @@ class Stream:
         end: int | None = None,
         epochs: int = 1,
         test: Batch | None = None,
+        prefetch: int = 0,
     ) -> None:
         if not task or is_memory(task):
             raise ValueError(
@@ -82,6 +88,8 @@ class Stream:
                 f"stream {task!r}: {epochs} epochs need a source that can be read again, but a one-shot iterator "
                 "was given; pass a list, a DataLoader or an object whose __iter__ starts anew"
             )
+        if prefetch < 0:
+            raise ValueError(f"stream {task!r}: expected prefetch >= 0, got {prefetch}")
         if test is not None:
             _check_test(task, test, numbers)
         self.task = task
@@ -90,6 +98,7 @@ class Stream:
         self.last_step = end
         self.epochs = epochs
         self.test = test
+        self.prefetch = prefetch
         self.epoch = 0
         self.paused = False
         self.ended = False
@@ -183,7 +192,8 @@ class Stream:
     def _open(self) -> Iterator[Batch]:
         if hasattr(self._source, "set_epoch"):
             self._source.set_epoch(self.epoch)
-        return iter(self._source)
+        batches = iter(self._source)
+        return read_ahead(batches, self.prefetch) if self.prefetch else batches
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, as plain values."""

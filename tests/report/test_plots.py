@@ -29,6 +29,8 @@ def _figures(look: plots.Look, tasks: int) -> dict[str, Figure]:
     before = rng.random((12, 5, 7))
     return {
         "timeline": plots.timeline(steps, series, {names[0]: (0, 70)}, look=look),
+        "plan": plots.plan({name: (10 * i, 10 * i + 30) for i, name in enumerate(names)}, look=look),
+        "shares": plots.plan(dict.fromkeys(names, (0, 49)), series, look=look),
         "accuracy": plots.accuracy_over_time(
             {name: (steps, series[name]) for name in names}, {names[0]: (0, 20)}, look=look
         ),
@@ -58,6 +60,8 @@ def test_nothing_is_cut_off_and_no_text_is_tiny(look: plots.Look, tasks: int) ->
 def test_every_plot_has_a_title_and_labelled_axes(look: plots.Look) -> None:
     wanted = {
         "timeline": {"training step", "task"},
+        "plan": {"training step", "task"},
+        "shares": {"training step", "task"},
         "accuracy": {"training step", "accuracy (%)"},
         "losses": {"training step", "loss (nats)"},
         "matrix": {"task", "moment"},

@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from scenario_cases import numbered
 
 from pcl.cuts import Blurring, Cut, Drawn, Listed, Part, Permute, Permuted, Rotate, Rotated, Split
 from pcl.randomness import generator
 from pcl.streams.cuts import Thinned
 from pcl.streams.task import Task
-from tests.streams.scenario_cases import numbered
 
 DATA = numbered()
 CUTS: dict[str, Cut] = {

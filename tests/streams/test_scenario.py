@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scenario_cases import numbered, numbers
 
 from pcl import Scenario, Stream, TaskFree
 from pcl.cuts import Listed, Part, Permuted, Rotate, Split
-from tests.streams.scenario_cases import numbered, numbers
 
 DATA = numbered()
 
