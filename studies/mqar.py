@@ -47,7 +47,7 @@ def finished(path: Path) -> dict[str, Result]:
     return {json.dumps(entry["run"], sort_keys=True): entry["result"] for entry in entries}
 
 
-def complete(runs: Iterable[Run], done: dict[str, Result], path: Path, device: str, processes: int, title: str) -> None:
+def complete(runs: Iterable[Run], done: dict[str, Result], path: Path, device: str, processes: int) -> None:
     """Make the runs that are not done, and add them to ``done`` and to the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     missing = [run for run in runs if run.key not in done]
