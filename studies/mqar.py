@@ -7,9 +7,9 @@ Sec. 6.4.1 and Fig. 6.3 of Bo Liu's dissertation (2025); the task is :mod:`pcl.d
 and 64 pairs in 64, 128, 256 and 512 tokens. Two layers of one mixer, an embedding and a head; the loss, and the share
 of queries answered rightly, are taken at the queries. Every batch is new, so nothing can be learnt by heart.
 
-All mixers get the same batches, steps and schedule, and each its own best learning rate: at the first length it is
-searched, and kept for the others. A run ends early once it answers 99.9 % of the queries of 512 other
-sequences. ``--full`` has the sizes of the text, with four learning rates searched for every point; it wants a GPU.
+All mixers get the same batches, steps and schedule, and at every point the best of several learning rates. A run ends
+early once it answers 99.9 % of the queries of 512 other sequences. ``--full`` has the sizes and the four rates of the
+text; it wants a GPU.
 
 Runs that are done are kept in ``studies/results/mqar/runs.jsonl`` and not repeated; table and picture are made from
 that file. Interrupt and go on as you like.
@@ -22,7 +22,7 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
-from itertools import product
+from itertools import chain, product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,13 @@ def finished(path: Path) -> dict[str, Result]:
     return {json.dumps(entry["run"], sort_keys=True): entry["result"] for entry in entries}
 
 
-def complete(runs: Iterable[Run], done: dict[str, Result], path: Path, device: str, processes: int, title: str) -> None:
+def complete(runs: Iterable[Run], done: dict[str, Result], path: Path, device: str, processes: int) -> None:
     """Make the runs that are not done, and add them to ``done`` and to the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     missing = [run for run in runs if run.key not in done]
     with ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         futures = {pool.submit(train, run, device): run for run in missing}
-        for future in track(as_completed(futures), title, total=len(futures), disable=not missing):
+        for future in track(as_completed(futures), "training", total=len(futures), disable=not missing):
             run, result = futures[future], future.result()
             done[run.key] = result
             with path.open("a") as file:
@@ -154,24 +154,15 @@ def main() -> None:
     path = RESULTS / "runs.jsonl"
     done = finished(path)
 
-    def point(mixer: str, length: int, width: int, rate: float) -> Run:
+    def points(length: int, width: int, mixer: str) -> list[Run]:
         batch = given.batch * 128 // max(length, 128)
-        return Run(mixer, length, width, rate, given.steps, batch, given.vocabulary)
+        return [Run(mixer, length, width, rate, given.steps, batch, given.vocabulary) for rate in given.rates]
 
-    chosen: list[Run] = []
-    for length in given.lengths:
-        searched = given.full or length == given.lengths[0]
-        groups = {}
-        for mixer, width in product(given.mixers, given.widths):
-            found = [run.rate for run in chosen if (run.mixer, run.width) == (mixer, width)]
-            groups[mixer, width] = [
-                point(mixer, length, width, rate) for rate in (given.rates if searched else found[:1])
-            ]
-        runs = [run for group in groups.values() for run in group]
-        if not given.report:
-            complete(runs, done, path, given.device, given.processes, f"{length} tokens")
-        made = [[run for run in group if run.key in done] for group in groups.values()]
-        chosen += [best(group, done) for group in made if group]
+    groups = [points(*which) for which in product(given.lengths, given.widths, given.mixers)]
+    if not given.report:
+        complete(chain.from_iterable(groups), done, path, given.device, given.processes)
+    made = ([run for run in group if run.key in done] for group in groups)
+    chosen = [best(group, done) for group in made if group]
     batches = ", ".join(f"{batch} of {length}" for length, batch in dict.fromkeys((r.length, r.batch) for r in chosen))
     text = (
         f"Vocabulary {given.vocabulary:,}; at most {given.steps:,} steps; sequences in a batch: {batches} tokens. "

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -73,22 +74,23 @@ def test_finished_runs_are_read_and_half_a_line_is_cut_off(tmp_path: Path) -> No
     assert path.read_text() == line + "\n"
 
 
-def test_the_rate_is_searched_at_the_first_length(
+def test_the_command_takes_the_best_rate_of_every_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made: list[Run] = []
 
-    def complete(runs: list[Run], done: dict[str, Result], *_: object) -> None:
-        missing = [run for run in runs if run.key not in done]
-        made.extend(missing)
-        done.update({run.key: result((10, 1.0 if run.rate == 0.2 else 0.5)) for run in missing})
+    def complete(runs: Iterable[Run], done: dict[str, Result], *_: object) -> None:
+        made.extend(runs)
+        right = {(64, 0.1): 0.5, (64, 0.2): 1.0, (256, 0.1): 0.75, (256, 0.2): 0.5}
+        done.update({run.key: result((10, right[run.length, run.rate])) for run in made})
 
     monkeypatch.setattr(mqar, "RESULTS", tmp_path)
     monkeypatch.setattr(mqar, "complete", complete)
     monkeypatch.setattr(sys, "argv", ["mqar", "--mixers", "LSTM", "--rates", "0.1", "0.2", "--lengths", "64", "256"])
     mqar.main()
-    assert [(run.length, run.rate, run.batch) for run in made] == [(64, 0.1, 32), (64, 0.2, 32), (256, 0.2, 16)]
-    row = "| LSTM | 64 | 1,234 | 0.2 | **100.0 %**, 10 steps | **100.0 %**, 10 steps | 200 |"
+    points = [(run.length, run.rate, run.batch) for run in made]
+    assert points == [(64, 0.1, 32), (64, 0.2, 32), (256, 0.1, 16), (256, 0.2, 16)]
+    row = "| LSTM | 64 | 1,234 | 0.2, 0.1 | **100.0 %**, 10 steps | **75.0 %** | 200 |"
     assert row in capsys.readouterr().out.splitlines()
     assert row in (tmp_path / "results.md").read_text().splitlines()
 
@@ -119,9 +121,9 @@ def test_runs_are_made_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(mqar, "ProcessPoolExecutor", lambda processes, *_: ThreadPoolExecutor(processes))
     done: dict[str, Result] = {}
     path = tmp_path / "new" / "runs.jsonl"
-    mqar.complete([RUN], done, path, "cpu", 1, "")
+    mqar.complete([RUN], done, path, "cpu", 1)
     assert mqar.finished(path).keys() == done.keys() == {RUN.key}
-    mqar.complete([RUN], done, path, "cpu", 1, "")
+    mqar.complete([RUN], done, path, "cpu", 1)
     assert len(path.read_text().splitlines()) == 1
 
 
