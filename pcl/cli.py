@@ -21,7 +21,7 @@ from pcl.compare.plan import Plan, families
 from pcl.compare.store import PLAN
 from pcl.config import RunConfig, config_from, read_config
 from pcl.data.download import DOWNLOADS, download
-from pcl.methods import EDITS, METHODS, WEIGHTINGS
+from pcl.methods import EDITS, MEMORIES, METHODS, RETRIEVALS, WEIGHTINGS
 from pcl.scenarios import SCENARIOS
 
 
@@ -96,7 +96,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class List:
-    """Show the scenarios, weightings and edits that have names."""
+    """Show the scenarios, weightings, edits, memories and retrievals that have names."""
 
     def __call__(self) -> None:
         scenarios = Table(title="Scenarios", box=SIMPLE_HEAD, title_justify="left")
@@ -109,10 +109,18 @@ class List:
         weightings = Table("weighting", "source", title="Weightings", box=SIMPLE_HEAD, title_justify="left")
         for name, weighting in WEIGHTINGS.items():
             weightings.add_row(name, weighting.source)
-        edits = Table("edit", "what it is", "source", title="Edits", box=SIMPLE_HEAD, title_justify="left")
+        edits = Table("edit", "what it is", "acts", "source", title="Edits", box=SIMPLE_HEAD, title_justify="left")
         for name, edit in EDITS.items():
-            edits.add_row(f"+{name}", edit.summary, edit.source)
-        for table in (scenarios, weightings, edits):
+            edits.add_row(f"+{name}", edit.summary, f"{edit.when} the update", edit.source)
+        memories = Table("--memory", "what it is", "source", title="Memories", box=SIMPLE_HEAD, title_justify="left")
+        for name, memory in MEMORIES.items():
+            memories.add_row(name, memory.summary, memory.source)
+        retrievals = Table(
+            "--retrieval", "what it is", "source", title="Retrieval", box=SIMPLE_HEAD, title_justify="left"
+        )
+        for name, retrieval in RETRIEVALS.items():
+            retrievals.add_row(name, retrieval.summary, retrieval.source)
+        for table in (scenarios, weightings, edits, memories, retrievals):
             rich.print(table)
         example = f"emgd-gmc+{next(iter(EDITS))}"
         rich.print(f"A method is a weighting, alone or with an edit of the rehearsal memory: emgd-gmc, {example}, ...")
