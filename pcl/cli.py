@@ -21,7 +21,7 @@ from pcl.compare.plan import Plan, families
 from pcl.compare.store import PLAN
 from pcl.config import RunConfig, check_scenario, config_from, read_config
 from pcl.data.download import NAMES, download
-from pcl.methods import EDITS, LOSS_TERMS, METHODS, WEIGHTINGS
+from pcl.methods import EDITS, LOSS_TERMS, MEMORIES, METHODS, RETRIEVALS, WEIGHTINGS
 from pcl.scenario_files import find_scenario, write_scenario
 from pcl.scenarios import SCENARIOS
 from pcl.streams.timeline import TimelineKind
@@ -101,7 +101,7 @@ class Compare:
 
 @dataclass(frozen=True)
 class List:
-    """Show the scenarios, weightings, edits and loss terms that have names."""
+    """Show the scenarios, weightings, edits, loss terms, memories and retrievals that have names."""
 
     def __call__(self) -> None:
         scenarios = Table(title="Scenarios", box=SIMPLE_HEAD, title_justify="left")
@@ -115,13 +115,21 @@ class List:
         weightings = Table("weighting", "source", title="Weightings", box=SIMPLE_HEAD, title_justify="left")
         for name, weighting in WEIGHTINGS.items():
             weightings.add_row(name, weighting.source)
-        edits = Table("edit", "what it is", "source", title="Edits", box=SIMPLE_HEAD, title_justify="left")
+        edits = Table("edit", "what it is", "acts", "source", title="Edits", box=SIMPLE_HEAD, title_justify="left")
         for name, edit in EDITS.items():
-            edits.add_row(f"+{name}", edit.summary, edit.source)
+            edits.add_row(f"+{name}", edit.summary, f"{edit.when} the update", edit.source)
         terms = Table("loss term", "strength", "source", title="Loss terms", box=SIMPLE_HEAD, title_justify="left")
         for name, term in LOSS_TERMS.items():
             terms.add_row(f"+{name}", f"{term.strength:g}", term.source)
-        for table in (scenarios, weightings, edits, terms):
+        memories = Table("--memory", "what it is", "source", title="Memories", box=SIMPLE_HEAD, title_justify="left")
+        for name, memory in MEMORIES.items():
+            memories.add_row(name, memory.summary, memory.source)
+        retrievals = Table(
+            "--retrieval", "what it is", "source", title="Retrieval", box=SIMPLE_HEAD, title_justify="left"
+        )
+        for name, retrieval in RETRIEVALS.items():
+            retrievals.add_row(name, retrieval.summary, retrieval.source)
+        for table in (scenarios, weightings, edits, terms, memories, retrievals):
             rich.print(table)
         one, other = next(iter(EDITS)), next(iter(LOSS_TERMS))
         rich.print(

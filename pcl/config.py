@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pcl.gradients.task_gradients import Strategy
 from pcl.memory.before_update import When
-from pcl.methods import EDITS, LOSS_TERMS, METHODS, WEIGHTINGS
+from pcl.methods import EDITS, LOSS_TERMS, METHODS, WEIGHTINGS, MemoryName, RetrievalName
 from pcl.models.heads import Head
 from pcl.scenario_files import FILE, find_scenario
 from pcl.scenarios import SCENARIOS
@@ -66,12 +66,12 @@ class RunConfig:
     """how often every sample is used"""
     memory_per_class: int | None = None
     """stored samples per class"""
-    memory: Literal["class", "reservoir"] = "class"
+    memory: MemoryName = "class"
     """class: n samples per class of finished tasks; reservoir: a uniform sample of all that was seen, of running tasks
     too"""
     memory_size: int | None = None
     """samples in the reservoir; default: as many as memory_per_class makes of all classes"""
-    retrieval: Literal["random", "mir", "task-balanced", "class-balanced"] = "random"
+    retrieval: RetrievalName = "random"
     """which stored samples come back: any, the most interfered of five times as many, or as many of every task or
     class"""
     memory_tasks: MemoryTasks | None = None

@@ -2,17 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from pcl.losses.base import LossTerm
 from pcl.losses.ewc import EWC, OnlineEWC
 from pcl.losses.lwf import LwF
 from pcl.losses.mas import MAS
 from pcl.losses.si import SI
+from pcl.memory.base import Memory
 from pcl.memory.before_update import When
+from pcl.memory.class_memory import ClassMemory
 from pcl.memory.edit import Edit
 from pcl.memory.gmed import GMEDEdit
 from pcl.memory.gradient_edit import GradientEdit
 from pcl.memory.random_edit import RandomEdit
+from pcl.memory.reservoir import ReservoirMemory
+from pcl.memory.retrieval import MIR, Balanced, Retrieval
 from pcl.models.heads import Head
 from pcl.training.step_data import MemoryTasks
 from pcl.weighting.aligned_mtl import AlignedMTL
@@ -174,6 +179,65 @@ EDITS: dict[str, EditSpec] = {
     "random": EditSpec(
         lambda alpha, beta, lr, seed: RandomEdit(alpha, seed=seed), "at random", "GMED, Sec. 5, Random Edit"
     ),
+}
+
+
+MemoryName = Literal["class", "reservoir"]
+RetrievalName = Literal["random", "mir", "task-balanced", "class-balanced"]
+
+
+@dataclass(frozen=True)
+class MemorySpec:
+    """A memory that has a name.
+
+    Attributes:
+        make: builds it from the samples per class and those in all, each heeding what concerns it.
+        summary: one line for people.
+        source: where it comes from.
+    """
+
+    make: Callable[[int, int], Memory]
+    summary: str
+    source: str
+
+
+MEMORIES: dict[MemoryName, MemorySpec] = {
+    "class": MemorySpec(
+        lambda per_class, capacity: ClassMemory(per_class),
+        "n samples per class of finished tasks",
+        "Vitter 1985, a reservoir per class",
+    ),
+    "reservoir": MemorySpec(
+        lambda per_class, capacity: ReservoirMemory(capacity),
+        "a uniform sample of all that was seen, of running tasks too",
+        "Vitter 1985, Algorithm R",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class RetrievalSpec:
+    """A retrieval that has a name.
+
+    Attributes:
+        make: builds it from the number of samples drawn in a step and the learning rate, each heeding what concerns it;
+            None is uniform.
+        summary: one line for people.
+        source: where it comes from.
+    """
+
+    make: Callable[[int, float], Retrieval | None]
+    summary: str
+    source: str
+
+
+RETRIEVALS: dict[RetrievalName, RetrievalSpec] = {
+    "random": RetrievalSpec(lambda count, lr: None, "every stored sample alike", "experience replay"),
+    "mir": RetrievalSpec(
+        lambda count, lr: MIR(5 * count, lr=lr), "the most interfered of five times as many", "Aljundi et al. 2019"
+    ),
+    "task-balanced": RetrievalSpec(lambda count, lr: Balanced("task"), "as many of every task", "stratified draw"),
+    "class-balanced": RetrievalSpec(lambda count, lr: Balanced("class"), "as many of every class", "stratified draw"),
 }
 
 

@@ -12,20 +12,15 @@ import torch
 
 from pcl.config import RunConfig, config_from, config_text, read_config
 from pcl.data.images import ImageData
-from pcl.memory.base import Memory
 from pcl.memory.before_update import BeforeUpdate
-from pcl.memory.class_memory import ClassMemory
 from pcl.memory.edit import Edit
-from pcl.memory.reservoir import ReservoirMemory
-from pcl.memory.retrieval import MIR, Balanced, Retrieval
-from pcl.methods import EDITS, LOSS_TERMS, METHODS, WEIGHTINGS, WeightingOptions
+from pcl.methods import EDITS, LOSS_TERMS, MEMORIES, METHODS, RETRIEVALS, WEIGHTINGS, WeightingOptions
 from pcl.models.continual import ContinualModel
 from pcl.randomness import seeded
 from pcl.scenario_files import find_scenario
 from pcl.scenarios import ScenarioSpec
 from pcl.streams.sampling import TaskSampling
 from pcl.streams.scenario import Scenario
-from pcl.streams.stream import Stream
 from pcl.streams.task_free import TaskFree
 from pcl.training.checkpoint import load_checkpoint, write_atomically
 from pcl.training.diagnostics import Diagnostics
@@ -133,6 +128,8 @@ def build(
     streams = scenario.streams(config.seed, config.accumulate)
     with seeded(config.seed, "backbone"):
         backbone = spec.backbone(scenario.data).to(device)
+    classes = {c for stream in streams for c in stream.classes}
+    capacity = config.memory_size or config.memory_per_class * len(classes)
     method = METHODS[config.method]
     options = WeightingOptions(config.scale, config.temperature, config.seed)
     lr = config.lr
@@ -164,8 +161,8 @@ def build(
         ContinualModel(backbone, spec.features, config.setting, head=config.head, seed=config.seed),
         optimizer=lambda parameters: kind(parameters, lr=lr, **on_gpu),
         weighting=WEIGHTINGS[method.weighting].make(options),
-        memory=_memory(config, config.memory_per_class, streams),
-        retrieval=_retrieval(config, lr),
+        memory=MEMORIES[config.memory].make(config.memory_per_class, capacity),
+        retrieval=RETRIEVALS[config.retrieval].make(config.batch_size, lr),
         edit=edit,
         loss_terms=terms,
         memory_batch=config.batch_size // config.accumulate,
@@ -186,22 +183,6 @@ def build(
     for stream in streams:
         trainer.add(stream)
     return scenario, trainer
-
-
-def _memory(config: RunConfig, per_class: int, streams: Sequence[Stream]) -> Memory:
-    if config.memory == "class":
-        return ClassMemory(per_class)
-    classes = {c for stream in streams for c in stream.classes}
-    return ReservoirMemory(config.memory_size or per_class * len(classes))
-
-
-def _retrieval(config: RunConfig, lr: float) -> Retrieval | None:
-    assert config.batch_size is not None
-    if config.retrieval == "random":
-        return None
-    if config.retrieval == "mir":
-        return MIR(5 * config.batch_size, lr=lr)
-    return Balanced("task" if config.retrieval == "task-balanced" else "class")
 
 
 def _fit(

@@ -9,9 +9,9 @@ chooses the images, their order, the first weights and all draws, and all method
 in pairs.
 
 Choices where the paper is silent: iid offline makes 5 passes; random edits move by the stride of the paper's grid that
-is best on held-out training images; hindsight edits have the settings of GMED; GEM keeps the last 50 of every class,
-every step sees all of it, and it has the margin 0.5 of its published code, without which it falls far short. A-GEM
-draws 256 from the reservoir, as the paper says.
+is best on held-out training images; hindsight edits have the settings of GMED, and look ahead along ten other samples
+of the memory; GEM keeps the last 50 of every class, every step sees all of it, and it has the margin 0.5 of its
+published code, without which it falls far short. A-GEM draws 256 from the reservoir, as the paper says.
 
 Runs that are done are kept in ``studies/results/gmed_table/runs.jsonl`` and not repeated; tables and picture are made
 from that file. Interrupt and go on as you like.
@@ -159,7 +159,7 @@ METHODS: dict[str, Callable[[Run], dict[str, Any]]] = {
     "ER + GMED": lambda run: _replay(edit=BeforeUpdate(_gmed(run))),
     "MIR + GMED": lambda run: _replay(retrieval=_mir(), edit=BeforeUpdate(_gmed(run), "others")),
     "ER + random edit": lambda run: _replay(edit=BeforeUpdate(_random(run))),
-    "ER + hindsight edit": lambda run: _replay(edit=BeforeUpdate(_gmed(run, lookahead="memory"))),
+    "ER + hindsight edit": lambda run: _replay(edit=BeforeUpdate(_gmed(run), direction="memory")),
 }
 """What the trainer is given, for the rows of the published tables."""
 
@@ -168,6 +168,9 @@ OTHERS: dict[str, Callable[[Run], dict[str, Any]]] = {
     "ER + GMED, edit of others": lambda run: _replay(edit=BeforeUpdate(_gmed(run), "others")),
     "ER + GMED after the update": lambda run: _replay(edit=_gmed(run), gradients_over="all"),
     "MIR + GMED, edit of the retrieved": lambda run: _replay(retrieval=_mir(), edit=BeforeUpdate(_gmed(run))),
+    "ER + hindsight edit along the same samples": lambda run: _replay(
+        edit=BeforeUpdate(_gmed(run, lookahead="memory"))
+    ),
     "GEM without its margin": lambda run: _gem(margin=0.0),
 }
 """Variants that the paper does not have."""

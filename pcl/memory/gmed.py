@@ -23,8 +23,8 @@ class GMEDEdit(Stateless):
     - ``lookahead="direction"``, GMED: u is the direction given with the call. In :class:`pcl.BeforeUpdate` that is the
       gradient of the incoming batches, as in GMED's Algorithm 1; else the step's d, as in the account that arXiv
       2401.01054 (Sec. V) gives of it, and theta is where the step has led to.
-    - ``lookahead="memory"``, the ablation *Hindsight Edit*: u is the gradient of the mean loss of a mini-batch of the
-      memory, in our reading the drawn one.
+    - ``lookahead="memory"``, for the ablation *Hindsight Edit*: u is the gradient of the mean loss of the very samples
+      that are edited. With another mini-batch of the memory: ``BeforeUpdate(edit, direction="memory")``.
 
     Args:
         alpha: step size, in units of pixels.

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from pcl.memory.base import MemoryBatch
 from pcl.models.continual import ContinualModel
 from pcl.models.modes import evaluation_mode
 from pcl.streams.stream import Batch
@@ -18,15 +19,16 @@ class Incoming:
     Args:
         model: backbone and heads.
         batches: for every task in training one batch ``(x, y)``, or several.
-        parameters: those that train, of backbone and heads.
     """
 
-    def __init__(
-        self, model: ContinualModel, batches: Mapping[str, Sequence[Batch]], parameters: Sequence[nn.Parameter]
-    ) -> None:
+    def __init__(self, model: ContinualModel, batches: Mapping[str, Sequence[Batch]]) -> None:
         self.model = model
         self.batches = batches
-        self.parameters = parameters
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that train, of backbone and heads."""
+        return [p for p in self.model.parameters() if p.requires_grad]
 
     @cached_property
     def gradient(self) -> tuple[Tensor | None, ...]:
@@ -41,9 +43,15 @@ class Incoming:
                 samples = len(self.batches) * sum(len(y) for _, y in batches)
                 for x, y in batches:
                     loss = self.model.losses(x, y, task).sum() / samples
-                    found = torch.autograd.grad(loss, list(self.parameters), allow_unused=True)
+                    found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
                     total = [b if a is None else a if b is None else a + b for a, b in zip(total, found, strict=True)]
         return tuple(total)
+
+    def gradient_on(self, stored: MemoryBatch) -> tuple[Tensor | None, ...]:
+        """Of the mean loss of stored samples, likewise."""
+        with evaluation_mode(self.model):
+            loss = self.model.mixed_losses(stored.x, stored.y, stored.task, stored.names).mean()
+            return torch.autograd.grad(loss, self.parameters, allow_unused=True)
 
 
 @contextmanager

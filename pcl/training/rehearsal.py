@@ -1,6 +1,6 @@
 """What the memory gives to a step, and what the step's edit gives back to it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from pcl.memory.base import MemoryBatch
 from pcl.memory.before_update import BeforeUpdate
 from pcl.memory.edit import Edit
 from pcl.memory.incoming import Incoming
+from pcl.streams.stream import Batch
 
 if TYPE_CHECKING:
     from pcl.training.trainer import Trainer
@@ -25,31 +26,31 @@ class Edited:
     after: Tensor
 
 
-def recall(trainer: "Trainer", incoming: Incoming) -> tuple[MemoryBatch | None, Edited | None]:
+def recall(trainer: "Trainer", batches: Mapping[str, Sequence[Batch]]) -> tuple[MemoryBatch | None, Edited | None]:
     """Stored samples for a step, None while nothing is stored; and what an edit that acts before the update has made,
     of these or others. The memory stays as it is."""
-    memory, edit = trainer.memory, trainer.edit
+    memory, retrieval, edit = trainer.memory, trainer.retrieval, trainer.edit
     if memory is None or len(memory) == 0:
         return None, None
     count, draws = trainer.memory_batch * trainer.accumulate, trainer._retrieval
-    if trainer.retrieval is not None:
-        recalled = trainer.retrieval(memory, incoming, count, draws)
+    incoming = Incoming(trainer.model, batches)
+    if retrieval is not None:
+        recalled = retrieval(memory, incoming, count, draws)
     else:
         recalled = (memory.sample if trainer.memory_tasks == "one" else memory.sample_each)(count, draws)
     if not isinstance(edit, BeforeUpdate):
         return recalled, None
     chosen = recalled if edit.samples == "recalled" else memory.sample(count, draws)
-    edited = _edit(trainer, edit.edit, chosen, incoming.parameters, incoming.gradient)
+    ahead = incoming.gradient if edit.direction == "incoming" else incoming.gradient_on(memory.sample(count, draws))
+    edited = _edit(trainer, edit.edit, chosen, incoming.parameters, ahead)
     return (replace(recalled, x=edited.after) if edit.samples == "recalled" else recalled), edited
 
 
-def edit_after(
-    trainer: "Trainer", recalled: MemoryBatch | None, shared: Sequence[nn.Parameter], direction: Sequence[Tensor | None]
-) -> Edited | None:
+def edit_after(trainer: "Trainer", recalled: MemoryBatch | None, direction: Sequence[Tensor | None]) -> Edited | None:
     """What an edit that acts after the update makes of the samples that the step has trained on."""
     if recalled is None or trainer.edit is None or isinstance(trainer.edit, BeforeUpdate):
         return None
-    return _edit(trainer, trainer.edit, recalled, shared, direction)
+    return _edit(trainer, trainer.edit, recalled, trainer._parameters()[0], direction)
 
 
 def store(trainer: "Trainer", edited: Edited | None) -> Tensor | None:

@@ -15,7 +15,6 @@ from pcl.losses.base import LossTerm
 from pcl.memory.base import Memory
 from pcl.memory.before_update import BeforeUpdate
 from pcl.memory.edit import Edit
-from pcl.memory.incoming import Incoming
 from pcl.memory.retrieval import Retrieval
 from pcl.metrics import average_accuracy, forgetting, over_time
 from pcl.models.continual import ContinualModel
@@ -248,7 +247,7 @@ class Trainer:
         fall = look_back(self, data, before, descent.losses)
         try:
             if edited is None:  # x <- x - alpha grad_x |g(x) - d|^2
-                edited = edit_after(self, data.recalled, self._parameters()[0], descent.direction)
+                edited = edit_after(self, data.recalled, descent.direction)
             change = store(self, edited)  # before other samples can take the places of those edited
         finally:  # the update has been made, whatever becomes of the edit
             self._discard(batches)
@@ -333,8 +332,7 @@ class Trainer:
         self, batches: dict[str, list[Batch]], faults: dict[str, Tensor | None]
     ) -> tuple[StepData, Edited | None]:
         """The batches, and stored samples beside them; what an edit that acts before the update has made."""
-        shared, others = self._parameters()
-        recalled, edited = recall(self, Incoming(self.model, batches, [*shared, *others]))
+        recalled, edited = recall(self, batches)
         data = StepData(batches, recalled, self.memory_batch)
         return replace(data, faults=fault_table(faults, data.tasks)), edited
 

@@ -131,6 +131,27 @@ def test_others_are_drawn_anew_and_not_those_retrieved() -> None:
     assert set(changed.tolist()) == set(chosen.tolist())
 
 
+def test_hindsight_looks_ahead_along_other_samples_of_the_memory() -> None:
+    t = trainer(BeforeUpdate(gmed(), direction="memory"))
+    t.fit(4)
+    assert t.memory is not None
+    draws = torch.Generator()
+    draws.set_state(t._retrieval.get_state())
+    drawn = t.memory.sample(DRAWN, draws)
+    x, y = drawn.x.clone().requires_grad_(), drawn.y
+    other = t.memory.sample(DRAWN, draws)
+    ahead = copy.deepcopy(t.model)
+    gradient = torch.autograd.grad(t.model.losses(other.x, other.y, "task 0").mean(), list(t.model.parameters()))
+    with torch.no_grad():
+        for p, g in zip(ahead.parameters(), gradient, strict=True):
+            p -= LR * g
+    later, now = (model.losses(x, y, "task 0").mean() for model in (ahead, t.model))
+    expected = (x + ALPHA * torch.autograd.grad(later - (1 + BETA) * now, x)[0]).detach()
+    t._discard = lambda batches: None  # type: ignore[method-assign]
+    t.step()
+    assert torch.allclose(t.memory.x[drawn.index], expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("samples", ["recalled", "others"])
 def test_a_step_that_fails_leaves_memory_and_edit_as_they_were(samples: Any) -> None:
     t = trainer(BeforeUpdate(RandomEdit(0.1), samples))
@@ -173,5 +194,7 @@ def test_a_resumed_run_gives_the_same_bits(edit: Any, samples: Any) -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="samples"):
         BeforeUpdate(gmed(), "all")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="direction"):
+        BeforeUpdate(gmed(), direction="stream")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="once"):
         BeforeUpdate(BeforeUpdate(gmed()))  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ def setup(count: int = 40, setting: Any = "class") -> tuple[ContinualModel, Rese
         memory.observe(task, torch.rand(count, 6, dtype=torch.float64), y, classes, draws)
     model.add_task("c", [5])
     batches = {task: [(torch.rand(4, 6).double(), torch.full((4,), c))] for task, c in (("b", 2), ("c", 5))}
-    return model, memory, Incoming(model, batches, list(model.parameters()))
+    return model, memory, Incoming(model, batches)
 
 
 @pytest.mark.parametrize("setting", ["class", "task"])
@@ -79,7 +79,7 @@ def test_nothing_but_the_draws_is_touched() -> None:
     model.add_task("a", [0, 1])
     memory = ReservoirMemory(30)
     memory.observe("a", torch.rand(20, 6), torch.arange(20) % 2, [0, 1], generator(0))
-    incoming = Incoming(model, {"a": [(torch.rand(4, 6), torch.zeros(4, dtype=torch.int64))]}, list(model.parameters()))
+    incoming = Incoming(model, {"a": [(torch.rand(4, 6), torch.zeros(4, dtype=torch.int64))]})
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     found = MIR(12, lr=0.1)(memory, incoming, 4, generator(0))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -93,7 +93,7 @@ def test_the_gradient_of_several_batches_is_that_of_all_their_samples() -> None:
     model, _, _ = setup()
     x, y = torch.rand(10, 6).double(), torch.arange(10) % 2
     batches = {"a": [(x[:4], y[:4]), (x[4:], y[4:])]}
-    found = Incoming(model, batches, list(model.parameters())).gradient
+    found = Incoming(model, batches).gradient
     expected = torch.autograd.grad(model.losses(x, y, "a").mean(), list(model.parameters()))
     for a, b in zip(found, expected, strict=True):
         assert a is not None
