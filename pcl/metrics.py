@@ -138,7 +138,7 @@ def anytime_accuracy(history: Sequence[Mapping[str, Any]]) -> float:
         raise ValueError("anytime accuracy: expected at least one measurement, got none")
     steps = [-1, *(one["step"] for one in history)]
     means = [average_accuracy(one["accuracy"]) for one in history]
-    total: float = sum((b - a) * mean for a, b, mean in zip(steps, steps[1:], means, strict=False))
+    total = sum((b - a) * mean for a, b, mean in zip(steps, steps[1:], means, strict=False))
     return float(total / (steps[-1] + 1))
 
 

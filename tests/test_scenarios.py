@@ -13,6 +13,7 @@ from pcl.compare.cost import measure_costs
 from pcl.compare.plan import Plan
 from pcl.compare.trial import measure
 from pcl.config import RunConfig
+from pcl.data.download import DOWNLOADS
 from pcl.data.images import load_digits
 from pcl.run import build, load_run, start
 from pcl.scenario_files import find_scenario, read_scenario, write_scenario
@@ -34,7 +35,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> str:
     for classes in (10, 100):
         y = np.arange(classes).repeat(2)
         x = rng.integers(0, 256, (len(y), 8, 8, 3), dtype=np.uint8)
-        np.savez(root / f"cifar{classes}.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+        np.savez(root / f"cifar{classes}.npz", x_train=x, y_train=y, x_test=x[::2], y_test=y[::2])
     return str(root)
 
 
@@ -238,6 +239,10 @@ def test_the_picture_of_a_task_free_stream_shows_its_batches() -> None:
     for t, task in enumerate(free.hidden.tasks):
         found = [float(((y // 2) == t).float().mean()) for _, y in batches]
         assert shares[task.name] == pytest.approx(found)
+
+
+def test_every_image_set_can_be_downloaded() -> None:
+    assert {spec.file for spec in SCENARIOS.values()} - {None} <= set(DOWNLOADS)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

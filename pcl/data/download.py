@@ -11,6 +11,7 @@ DOWNLOADS = {
     "mnist": ("MNIST", {}),
     "fashion_mnist": ("FashionMNIST", {}),
     "emnist_byclass": ("EMNIST", {"split": "byclass"}),
+    "cifar10": ("CIFAR10", {}),
     "cifar100": ("CIFAR100", {}),
 }
 """File stem -> torchvision data set and its arguments."""
