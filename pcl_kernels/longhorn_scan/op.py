@@ -157,7 +157,7 @@ def _run_scan(
     final: Tensor,
     kept: Tensor | None,
 ) -> None:
-    """The kernel, into out, final and kept; `final` may be `initial`, each state of which is read before it is written."""
+    """The kernel, into out, final and kept. `final` may be `initial`: every state is read before it is written."""
     if not x.numel():
         return
     x, q, k, beta = rows(x), rows(q), rows(k), rows(beta)
