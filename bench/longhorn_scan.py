@@ -2,15 +2,21 @@
 
 Run `python -m bench.longhorn_scan`. 768 channels, 16 states, float32, β as logits. "eager" is the recurrence step by
 step with what does not depend on the state computed for all steps at once, the fastest loop of torch ops that we found;
-"compiled" is the same loop for `CHUNK` steps under torch.compile, called chunk by chunk with the state carried on.
-"backward / forward" leaves out what forward + backward spend on fresh memory: at these sizes malloc gives it back to
-the system after every run, and the next one pays for every page again, unless MALLOC_MMAP_THRESHOLD_ and
-MALLOC_TRIM_THRESHOLD_ say otherwise.
+"compiled" is the same loop for `CHUNK` steps under torch.compile, called chunk by chunk with the state carried on; it
+is compiled for 2 threads, and timed with these alone. "backward / forward" leaves out what forward + backward spend on
+fresh memory: at these sizes malloc gives it back to the system after every run, and the next one pays for every page
+again, unless MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ say otherwise.
+
+"of multiply-adds" is a floor over our forward pass: the time in which the same threads do its four multiply-adds for
+each state and step, in registers and nothing else. "of read speed" is the time to read as many bytes as a forward pass
+reads and writes.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +24,11 @@ import torch
 from torch import Tensor
 
 from bench.common import machine, medians, read_floor, resident, table, threads
-from pcl_kernels import longhorn_scan, longhorn_step
+from pcl_kernels import _C, longhorn_scan, longhorn_step
 
 CHANNELS, STATES, CHUNK = 768, 16, 16
 SIZES = [(1, 1024), (1, 4096), (4, 1024), (4, 4096)]  # batch, length
+Loop = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def inputs(batch: int, length: int) -> list[Tensor]:
@@ -57,24 +64,45 @@ def loop(x: Tensor, q: Tensor, k: Tensor, logits: Tensor) -> Tensor:
     return steps(x, q, k, logits, x.new_zeros(len(x), CHANNELS, STATES))[0]
 
 
-def compiled() -> Callable[..., Tensor] | None:
-    """The loop under torch.compile, chunk by chunk; None where it does not compile."""
-    chunk = torch.compile(steps, dynamic=False)
+def chunks(step: Callable[..., tuple[Tensor, Tensor]]) -> Loop:
+    """The loop by `step`, which goes through `CHUNK` steps."""
 
     def run(x: Tensor, q: Tensor, k: Tensor, logits: Tensor) -> Tensor:
         state, outs = x.new_zeros(len(x), CHANNELS, STATES), []
         for parts in zip(*(t.split(CHUNK, 1) for t in (x, q, k, logits)), strict=True):
-            out, state = chunk(*parts, state)
+            out, state = step(*parts, state)
             outs.append(out)
         return torch.cat(outs, 1)
 
+    return run
+
+
+def steps_forward(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+    """`steps`, to be compiled without gradients: the compiler counts by function how many programs it has made."""
+    return steps(*tensors)
+
+
+def steps_training(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+    """`steps`, to be compiled with gradients."""
+    return steps(*tensors)
+
+
+def compiled() -> dict[str, Loop]:
+    """The loop under torch.compile for "forward" and for "training"; empty where it does not compile."""
+    # a program for each batch, row length, and first state or later
+    torch._dynamo.config.recompile_limit = 2 * len(SIZES)
+    found = {
+        name: chunks(torch.compile(function, dynamic=False))
+        for name, function in (("forward", steps_forward), ("training", steps_training))
+    }
     try:
         tensors = inputs(1, 2 * CHUNK)
-        assert torch.allclose(run(*tensors), scan(*tensors), atol=1e-4)
+        with torch.no_grad():
+            assert torch.allclose(found["forward"](*tensors), scan(*tensors), atol=1e-4)
     except Exception as error:
         print(f"compiled: left out, {type(error).__name__}")
-        return None
-    return run
+        return {}
+    return found
 
 
 def train(run: Callable[..., Tensor], tensors: list[Tensor], d_out: Tensor) -> Callable[[], object]:
@@ -83,12 +111,25 @@ def train(run: Callable[..., Tensor], tensors: list[Tensor], d_out: Tensor) -> C
     return lambda: torch.autograd.grad(run(*wanted), wanted, d_out)
 
 
-def measure(batch: int, length: int, peers: dict[str, Callable[..., Tensor]]) -> list[object]:
+def multiply_add_rate(rounds: int = 100_000) -> float:
+    """Multiply-adds of single precision a second, by the threads that are set."""
+    times, done = [], 0
+    for _ in range(9):
+        start = time.perf_counter()
+        done = _C.multiply_adds(rounds, torch.get_num_threads())
+        times.append(time.perf_counter() - start)
+    return done / statistics.median(times)
+
+
+def measure(batch: int, length: int, peers: dict[str, Loop], compiled_peers: dict[str, Loop]) -> list[object]:
     """One row of times for a size and the threads that are set."""
     tensors = inputs(batch, length)
     d_out = torch.randn_like(tensors[0])
-    forward = {name: lambda run=run: run(*tensors) for name, run in peers.items()}  # type: ignore[misc]
+    forward: dict[str, Callable[[], object]] = {name: lambda run=run: run(*tensors) for name, run in peers.items()}
     both = {name: train(run, tensors, d_out) for name, run in peers.items()}
+    if compiled_peers and torch.get_num_threads() == 2:
+        forward["compiled"] = lambda: compiled_peers["forward"](*tensors)
+        both["compiled"] = train(compiled_peers["training"], tensors, d_out)
     floor = {"read": read_floor([*tensors, d_out])}  # as many bytes as are read and written by a forward pass
     with torch.no_grad():
         first = medians(forward | floor, rounds=5)
@@ -100,7 +141,23 @@ def measure(batch: int, length: int, peers: dict[str, Callable[..., Tensor]]) ->
     for times in (first, second):
         row.append(times["ours"] * 1e3)
         row += [times[name] / times["ours"] if name in times else "-" for name in ("eager", "compiled")]
-    return [*row, second["backward"] / first["ours"], first["read"] / first["ours"]]
+    bound = 4 * batch * length * CHANNELS * STATES / multiply_add_rate()
+    return [*row, second["backward"] / first["ours"], bound / first["ours"], first["read"] / first["ours"]]
+
+
+def exact_update() -> list[list[object]]:
+    """Milliseconds of the update in full beside the diagonal one, batch 1, 2 threads."""
+    rows: list[list[object]] = []
+    with threads(2), torch.no_grad():
+        for length in (1024, 4096):
+            tensors = inputs(1, length)
+            runs: dict[str, Callable[[], object]] = {
+                "diagonal": lambda t=tensors: longhorn_scan(*t, logits=True),  # type: ignore[misc]
+                "exact": lambda t=tensors: longhorn_scan(*t, logits=True, exact=True),  # type: ignore[misc]
+            }
+            times = medians(runs)
+            rows.append([length, times["diagonal"] * 1e3, times["exact"] * 1e3, times["exact"] / times["diagonal"]])
+    return rows
 
 
 def peak(batch: int, length: int) -> float:
@@ -137,18 +194,18 @@ def step_latency() -> list[list[object]]:
 
 def main() -> None:
     """All sizes with 1 and 2 threads."""
-    peers: dict[str, Callable[..., Tensor]] = {"ours": scan, "eager": loop}
-    fast = compiled()
-    if fast is not None:
-        peers["compiled"] = fast
+    peers: dict[str, Loop] = {"ours": scan, "eager": loop}
+    with threads(2):
+        fast = compiled()
     header = ["batch", "length", "threads", "forward ms", "eager x", "compiled x", "forward + backward ms", "eager x"]
-    header += ["compiled x", "backward / forward", "of read speed"]
+    header += ["compiled x", "backward / forward", "of multiply-adds", "of read speed"]
     rows = []
     for size in SIZES:
         for count in (1, 2):
             with threads(count):
-                rows.append(measure(*size, peers))
+                rows.append(measure(*size, peers, fast))
     table(f"longhorn_scan, {CHANNELS} channels, {STATES} states, float32; x: how many times ours", header, rows)
+    table("The exact update, batch 1, 2 threads", ["length", "diagonal ms", "exact ms", "x"], exact_update())
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         memory = pool.apply(peak, (1, 4096))
     print(f"\nPeak extra memory of forward + backward, batch 1, length 4,096: {memory:.2f} x inputs and output")

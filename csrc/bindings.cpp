@@ -18,6 +18,7 @@ void register_cuda(py::module_& m);
 void register_combine_update(py::module_& m);
 void register_gramian(py::module_& m);
 void register_read_bytes(py::module_& m);
+void register_multiply_adds(py::module_& m);
 void register_cagrad_dual(py::module_& m);
 void register_channel_affine(py::module_& m);
 void register_cone_qp(py::module_& m);
@@ -71,6 +72,7 @@ PYBIND11_MODULE(_C, m) {
     pcl::register_combine_update(m);
     pcl::register_gramian(m);
     pcl::register_read_bytes(m);
+    pcl::register_multiply_adds(m);
     pcl::register_cagrad_dual(m);
     pcl::register_channel_affine(m);
     pcl::register_cone_qp(m);

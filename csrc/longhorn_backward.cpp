@@ -18,78 +18,86 @@ namespace {
 
 constexpr int kTime = kLonghornTime;
 
-// What a tile of time keeps, for every vector of channels but where it says otherwise.
+// What a tile of time keeps. Vectors of channels go in groups that the fastest cache holds with all that is theirs.
 template <class S>
 struct BackwardTile {
     Lined<S> room;
-    Scan<S> *half, *size, *slope, *out;  // [vector][step]; x / 2, Δ, its derivative by beta, do
-    Scan<S> *miss, *pull;                // [vector][step]; Σ_m g k w and Σ_m g k
+    Scan<S> *half, *size, *slope, *out;  // [vector of the group][step]; x / 2, Δ, its derivative by beta, do
+    Scan<S> *miss, *pull;                // [vector of the group][step]; Σ_m g k w and Σ_m g k
     Scan<S>* states;                     // [step][state of the block][of the vectors that go together]
-    Scan<S>*q, *k;                       // [step][state of the block], over all vectors: dq, and half of dk
+    Scan<S>*q, *k;                       // [block][step][state of the block], over all vectors: dq, and half of dk
     Scan<S>* norm;                       // [step], over all vectors
     std::vector<S> sums;                 // [step][state of the block], over lanes
 
-    BackwardTile(std::int64_t vectors, std::int64_t block)
-        : room((6 * vectors * kTime + (kTime + 1) * block * kBackVectors + 2 * kTime * block + kTime) * kScanLanes<S>),
+    BackwardTile(std::int64_t m, std::int64_t block)
+        : room((6 * kBackGroup * kTime + (kTime + 1) * block * kBackVectors + 2 * kTime * m + kTime) * kScanLanes<S>),
           sums(2 * kTime * block) {
         Scan<S>* at = room.vec();
-        for (Scan<S>** part : {&half, &size, &slope, &out, &miss, &pull}) *part = at, at += vectors * kTime;
-        states = at, q = states + (kTime + 1) * block * kBackVectors, k = q + kTime * block, norm = k + kTime * block;
+        for (Scan<S>** part : {&half, &size, &slope, &out, &miss, &pull}) *part = at, at += kBackGroup * kTime;
+        states = at, q = states + (kTime + 1) * block * kBackVectors, k = q + kTime * m, norm = k + kTime * m;
     }
 };
 
-// C states of V vectors of channels, the first of which is `i`, through a tile of time and back.
+// C states of V vectors of channels, the first of which is `i` of the group, through a tile of time and back.
 template <class S, int C, int V>
 inline void there_and_back(int steps, const KeyTile<S>& keys, std::int64_t m0, std::int64_t i, const Scan<S>* start,
                            Scan<S>* grad, BackwardTile<S>& a) {
     const std::int64_t M = keys.states;
     const Scan<S>*half = a.half + i * kTime, *size = a.size + i * kTime, *out = a.out + i * kTime;
+    Scan<S>*sum_q = a.q + m0 * kTime, *sum_k = a.k + m0 * kTime;
     Scan<S> s[V][C];
 #pragma GCC unroll 16
     for (int j = 0; j < C * V; ++j) s[j % V][j / V] = start[j % V * M + m0 + j / V];
     for (int t = 0; t < steps; ++t) {
-        const S *k = &keys.k[t * M + m0], *k2 = &keys.k2[t * M + m0];
+        const S *k = &keys.k[t * keys.row + m0], *k2 = &keys.k2[t * keys.row + m0];
+        Scan<S> d_out[V], delta[V], gain[V];
 #pragma GCC unroll 16
         for (int v = 0; v < V; ++v) {
-            const Scan<S> delta = size[v * kTime + t], gain = delta * (half[v * kTime + t] + half[v * kTime + t]);
+            const std::int64_t at = v * kTime + t;
+            d_out[v] = out[at], delta[v] = size[at], gain[v] = delta[v] * (half[at] + half[at]);
+        }
 #pragma GCC unroll 16
-            for (int m = 0; m < C; ++m) {
+        for (int m = 0; m < C; ++m) {
+            const Scan<S> key = splat(k[m]), square = splat(k2[m]);
+            Scan<S> dq = sum_q[t * C + m];
+#pragma GCC unroll 16
+            for (int v = 0; v < V; ++v) {
                 a.states[(t * C + m) * V + v] = s[v][m];
-                s[v][m] = s[v][m] * (S(1) - delta * k2[m]) + gain * k[m];
+                s[v][m] = s[v][m] * (S(1) - delta[v] * square) + gain[v] * key;
+                dq += d_out[v] * s[v][m];
             }
+            sum_q[t * C + m] = dq;
         }
     }
-#pragma GCC unroll 16
-    for (int j = 0; j < C * V; ++j) a.states[steps * C * V + j] = s[j % V][j / V];
 
     Scan<S> g[V][C];
 #pragma GCC unroll 16
     for (int j = 0; j < C * V; ++j) g[j % V][j / V] = grad[j % V * M + m0 + j / V];
     for (int t = steps - 1; t >= 0; --t) {
-        const S *k = &keys.k[t * M + m0], *k2 = &keys.k2[t * M + m0], *q = &keys.q[t * M + m0];
+        const S *k = &keys.k[t * keys.row + m0], *k2 = &keys.k2[t * keys.row + m0], *q = &keys.q[t * keys.row + m0];
         const Scan<S>* before = a.states + t * C * V;
         Scan<S> d_out[V], half_x[V], delta[V], miss[V], pull[V];
 #pragma GCC unroll 16
         for (int v = 0; v < V; ++v) {
             const std::int64_t at = v * kTime + t;
             d_out[v] = out[at], half_x[v] = half[at], delta[v] = size[at];
-            miss[v] = a.miss[i * kTime + at], pull[v] = a.pull[i * kTime + at];
+            miss[v] = m0 ? a.miss[i * kTime + at] : Scan<S>{}, pull[v] = m0 ? a.pull[i * kTime + at] : Scan<S>{};
         }
 #pragma GCC unroll 16
         for (int m = 0; m < C; ++m) {
-            Scan<S> dq = a.q[t * C + m], dk = a.k[t * C + m];
+            const Scan<S> key = splat(k[m]), square = splat(k2[m]), query = splat(q[m]);
+            Scan<S> dk = sum_k[t * C + m];
 #pragma GCC unroll 16
             for (int v = 0; v < V; ++v) {
                 Scan<S>& grad_s = g[v][m];
-                grad_s += d_out[v] * q[m];
-                dq += d_out[v] * before[(C + m) * V + v];
-                const Scan<S> w = before[m * V + v] * k[m] - half_x[v], p = grad_s * k[m], e = delta[v] * grad_s;
+                grad_s += d_out[v] * query;
+                const Scan<S> w = before[m * V + v] * key - half_x[v], p = grad_s * key, e = delta[v] * grad_s;
                 miss[v] += p * w;
                 pull[v] += p;
                 dk -= e * w;
-                grad_s -= e * k2[m];
+                grad_s -= e * square;
             }
-            a.q[t * C + m] = dq, a.k[t * C + m] = dk;
+            sum_k[t * C + m] = dk;
         }
 #pragma GCC unroll 16
         for (int v = 0; v < V; ++v) a.miss[(i + v) * kTime + t] = miss[v], a.pull[(i + v) * kTime + t] = pull[v];
@@ -108,12 +116,12 @@ inline void exactly_there_and_back(int steps, const KeyTile<S>& keys, std::int64
     std::copy_n(start, M, a.states);
     for (int t = 0; t < steps; ++t) {
         const Scan<S>* before = a.states + t * M;
-        u[t] = miss(M, &keys.k[t * M], before, 2 * a.half[i * kTime + t]);
+        u[t] = miss(M, &keys.k[t * keys.row], before, 2 * a.half[i * kTime + t]);
         const Scan<S> gain = a.size[i * kTime + t] * u[t];
-        for (std::int64_t m = 0; m < M; ++m) a.states[(t + 1) * M + m] = before[m] - gain * keys.k[t * M + m];
+        for (std::int64_t m = 0; m < M; ++m) a.states[(t + 1) * M + m] = before[m] - gain * keys.k[t * keys.row + m];
     }
     for (int t = steps - 1; t >= 0; --t) {
-        const S *k = &keys.k[t * M], *q = &keys.q[t * M];
+        const S *k = &keys.k[t * keys.row], *q = &keys.q[t * keys.row];
         const Scan<S>* before = a.states + t * M;
         const std::int64_t at = i * kTime + t;
         const Scan<S> out = a.out[at];
@@ -152,72 +160,77 @@ void backward_unit(const LonghornProblem& p, const LonghornGradients& to, std::s
     const auto width = [&](std::int64_t i) { return int(std::min<std::int64_t>(W, last - first - i * W)); };
 
     KeyTile<S> keys(M);
-    BackwardTile<S> a(mine, p.exact ? M : kBackStates);
+    BackwardTile<S> a(M, p.exact ? M : kBackStates);
     Lined<S> grad(mine * M * W), skips(mine * W);
     for (std::int64_t i = 0; i < mine; ++i)
         gather_state<S>(final ? final + (n * all + channel + first + i * W) * M : nullptr, M, width(i), grad.vec(i * M));
 
+    // calls go(first state, number of states) for the blocks of states
+    const auto blocks = [&](auto&& go) {
+        for (std::int64_t m = 0; m < M;)
+            with_states<kBackStates>(M - m, [&](auto states) { go(m, states), m += states; });
+    };
     for (std::int64_t t0 = (length - 1) / kTime * kTime; t0 >= 0; t0 -= kTime) {
         const int steps = std::min<std::int64_t>(kTime, length - t0);
+        const Tile tile{t0, std::max<std::int64_t>(t0 - kTime, 0), steps};
         keys.template load<T>(k, q, t0, steps);
         const auto* start = reinterpret_cast<const Scan<S>*>(p.checkpoints);
         start += (((p.tiles[n] + t0 / kTime) * p.groups + g) * vectors + first / W) * M;
-        for (std::int64_t i = 0; i < mine; ++i) {
-            const std::int64_t c = first + i * W, at = i * kTime;
-            Scan<S>*half = a.half + at, *d_out = a.out + at;
-            for_rows<S>(x.from(c), t0, steps, width(i), [=](int t, Scan<S> row) { half[t] = S(0.5) * row; });
-            for_rows<S>(out.from(c), t0, steps, width(i), [=](int t, Scan<S> row) { d_out[t] = row; });
-            step_sizes<true>(beta.from(c), t0, steps, width(i), p.logits, keys.norm, a.size + at, a.slope + at);
-        }
-        std::fill_n(a.miss, 2 * mine * kTime, Scan<S>{});  // and pull
-        const auto block = [&](std::int64_t m0, std::int64_t count, auto&& go) {
-            go();
-            S *sums_q = a.sums.data(), *sums_k = sums_q + kTime * count;
-            sum_lanes<S>(a.q, kTime * count, sums_q);
-            sum_lanes<S>(a.k, kTime * count, sums_k);
-            for (int t = 0; t < steps; ++t)
-                for (std::int64_t m = 0; m < count; ++m) {
-                    dq[t0 + t][m0 + m] = sums_q[t * count + m];
-                    dk[t0 + t][m0 + m] = 2 * sums_k[t * count + m];
-                }
-        };
-        if (p.exact)
-            block(0, M, [&] {
-                for (std::int64_t i = 0; i < mine; ++i)
-                    exactly_there_and_back<S>(steps, keys, i, start + i * M, grad.vec(i * M), a);
-            });
-        for (std::int64_t m = p.exact ? M : 0; m < M;)
-            with_states<kBackStates>(M - m, [&](auto states) {
-                block(m, states, [&] {
-                    std::int64_t i = 0;
-                    for (; i + kBackVectors <= mine; i += kBackVectors)
-                        there_and_back<S, states, kBackVectors>(steps, keys, m, i, start + i * M, grad.vec(i * M), a);
-                    for (; i < mine; ++i)
-                        there_and_back<S, states, 1>(steps, keys, m, i, start + i * M, grad.vec(i * M), a);
-                });
-                m += states;
-            });
-
-        for (std::int64_t i = 0; i < mine; ++i) {
-            const std::int64_t c = first + i * W;
-            const Scan<S> d = skip ? load_some(skip + channel + c, width(i)) : Scan<S>{};
-            const Scan<S>*size = a.size + i * kTime, *slope = a.slope + i * kTime, *half = a.half + i * kTime;
-            Scan<S>*miss = a.miss + i * kTime, *pull = a.pull + i * kTime, sum = *skips.vec(i);
-            for (int t = 0; t < steps; ++t) {
-                const Scan<S> d_out = a.out[i * kTime + t], d_size = half[t] * pull[t] - miss[t];
-                sum += d_out * (half[t] + half[t]);
-                a.norm[t] -= d_size * size[t] * size[t];
-                miss[t] = d_size * slope[t];
-                pull[t] = size[t] * pull[t] + d * d_out;
+        for (std::int64_t i0 = 0; i0 < mine; i0 += kBackGroup) {
+            const std::int64_t count = std::min<std::int64_t>(kBackGroup, mine - i0);
+            for (std::int64_t i = 0; i < count; ++i) {
+                const std::int64_t c = first + (i0 + i) * W, at = i * kTime;
+                Scan<S>*half = a.half + at, *d_out = a.out + at, *size = a.size + at;
+                const int lanes = width(i0 + i);
+                for_rows<S>(x.from(c), tile, lanes, [=](int t, Scan<S> row) { half[t] = S(0.5) * row; });
+                for_rows<S>(out.from(c), tile, lanes, [=](int t, Scan<S> row) { d_out[t] = row; });
+                for_rows<S>(beta.from(c), tile, lanes, [=](int t, Scan<S> row) { size[t] = row; });
+                step_sizes<true>(steps, p.logits, keys.norm, size, a.slope + at);
             }
-            *skips.vec(i) = sum;
-            store_rows<T, S>(d_beta.from(c), t0, steps, width(i), miss);
-            store_rows<T, S>(dx.from(c), t0, steps, width(i), pull);
+            if (p.exact)
+                for (std::int64_t i = 0; i < count; ++i)
+                    exactly_there_and_back<S>(steps, keys, i, start + (i0 + i) * M, grad.vec((i0 + i) * M), a);
+            else
+                blocks([&](std::int64_t m, auto states) {
+                    std::int64_t i = 0;
+                    for (; i + kBackVectors <= count; i += kBackVectors)
+                        there_and_back<S, states, kBackVectors>(steps, keys, m, i, start + (i0 + i) * M,
+                                                                grad.vec((i0 + i) * M), a);
+                    for (; i < count; ++i)
+                        there_and_back<S, states, 1>(steps, keys, m, i, start + (i0 + i) * M, grad.vec((i0 + i) * M), a);
+                });
+            for (std::int64_t i = 0; i < count; ++i) {
+                const std::int64_t c = first + (i0 + i) * W;
+                const Scan<S> d = skip ? load_some(skip + channel + c, width(i0 + i)) : Scan<S>{};
+                const Scan<S>*size = a.size + i * kTime, *slope = a.slope + i * kTime, *half = a.half + i * kTime;
+                Scan<S>*miss = a.miss + i * kTime, *pull = a.pull + i * kTime, sum = *skips.vec(i0 + i);
+                for (int t = 0; t < steps; ++t) {
+                    const Scan<S> d_out = a.out[i * kTime + t], d_size = half[t] * pull[t] - miss[t];
+                    sum += d_out * (half[t] + half[t]);
+                    a.norm[t] -= d_size * size[t] * size[t];
+                    miss[t] = d_size * slope[t];
+                    pull[t] = size[t] * pull[t] + d * d_out;
+                }
+                *skips.vec(i0 + i) = sum;
+                store_rows<T, S>(d_beta.from(c), tile, width(i0 + i), miss);
+                store_rows<T, S>(dx.from(c), tile, width(i0 + i), pull);
+            }
         }
         S norm[kTime];
         sum_lanes<S>(a.norm, kTime, norm);
-        for (int t = 0; t < steps; ++t)
-            for (std::int64_t m = 0; m < M; ++m) dk[t0 + t][m] += 2 * norm[t] * keys.k[t * M + m];
+        const auto sum_block = [&](std::int64_t m0, std::int64_t count) {
+            S *sums_q = a.sums.data(), *sums_k = sums_q + kTime * count;
+            sum_lanes<S>(a.q + m0 * kTime, kTime * count, sums_q);
+            sum_lanes<S>(a.k + m0 * kTime, kTime * count, sums_k);
+            for (int t = 0; t < steps; ++t) {
+                S *to_q = dq[t0 + t] + m0, *to_k = dk[t0 + t] + m0;
+                for (std::int64_t m = 0; m < count; ++m) {
+                    to_q[m] = sums_q[t * count + m];
+                    to_k[m] = 2 * (sums_k[t * count + m] + norm[t] * keys.k[t * keys.row + m0 + m]);
+                }
+            }
+        };
+        p.exact ? sum_block(0, M) : blocks(sum_block);
     }
     for (std::int64_t i = 0; i < mine; ++i) {
         const std::int64_t c = channel + first + i * W;

@@ -5,25 +5,26 @@
 namespace pcl::PCL_ISA {
 namespace {
 
-// C states of one vector of channels through a tile of time; their part of S q is added to out, which the first begin with
-// skip ⊙ x.
+// C states of one vector of channels through a tile of time; their part of S q is added to the rows of out, which the first
+// begin with skip ⊙ x.
 template <class S, int C>
 inline void through_time(int steps, const KeyTile<S>& keys, std::int64_t m0, Scan<S> skip, const Scan<S>* x,
-                         const Scan<S>* size, Scan<S>* state, Scan<S>* out) {
+                         const Scan<S>* size, Scan<S>* state, const Rows<S>& out) {
     Scan<S> s[C];
 #pragma GCC unroll 16
     for (int m = 0; m < C; ++m) s[m] = state[m0 + m];
-    for (int t = 0; t < steps; ++t) {
-        const S *k = &keys.k[t * keys.states + m0], *k2 = &keys.k2[t * keys.states + m0];
-        const S* q = &keys.q[t * keys.states + m0];
+    S* to = out.at;
+    for (int t = 0; t < steps; ++t, to += out.step) {
+        const S *k = &keys.k[t * keys.row + m0], *k2 = &keys.k2[t * keys.row + m0];
+        const S* q = &keys.q[t * keys.row + m0];
         const Scan<S> delta = size[t], gain = delta * x[t];
-        Scan<S> sum[4] = {m0 ? out[t] : skip * x[t]};
+        Scan<S> sum[4] = {m0 ? load_lanes(to) : skip * x[t]};
 #pragma GCC unroll 16
         for (int m = 0; m < C; ++m) {
             s[m] = s[m] * (S(1) - delta * k2[m]) + gain * k[m];
             sum[m % 4] += s[m] * q[m];
         }
-        out[t] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        store_lanes(to, (sum[0] + sum[1]) + (sum[2] + sum[3]));
     }
 #pragma GCC unroll 16
     for (int m = 0; m < C; ++m) state[m0 + m] = s[m];
@@ -32,17 +33,17 @@ inline void through_time(int steps, const KeyTile<S>& keys, std::int64_t m0, Sca
 // All states of one vector of channels through a tile of time, along S_t = S_{t-1} - Δ_t (S_{t-1} k_t - x_t) ⊗ k_t.
 template <class S>
 inline void exactly_through_time(int steps, const KeyTile<S>& keys, Scan<S> skip, const Scan<S>* x,
-                                 const Scan<S>* size, Scan<S>* state, Scan<S>* out) {
+                                 const Scan<S>* size, Scan<S>* state, const Rows<S>& out) {
     const std::int64_t M = keys.states;
     for (int t = 0; t < steps; ++t) {
-        const S *k = &keys.k[t * M], *q = &keys.q[t * M];
+        const S *k = &keys.k[t * keys.row], *q = &keys.q[t * keys.row];
         const Scan<S> gain = size[t] * miss(M, k, state, x[t]);
         Scan<S> sum = skip * x[t];
         for (std::int64_t m = 0; m < M; ++m) {
             state[m] -= gain * k[m];
             sum += state[m] * q[m];
         }
-        out[t] = sum;
+        store_lanes(out[t], sum);
     }
 }
 
@@ -68,6 +69,7 @@ void scan_unit(const LonghornProblem& p, std::size_t n, std::int64_t g, std::int
     }
     for (std::int64_t t0 = 0; t0 < length; t0 += kLonghornTime) {
         const int steps = std::min<std::int64_t>(kLonghornTime, length - t0);
+        const Tile tile{t0, t0 + kLonghornTime < length ? t0 + kLonghornTime : t0, steps};
         keys.template load<T>(k, q, t0, steps);
         for (std::int64_t i = 0; i < tiles; ++i) {
             const std::int64_t c = first + i * W;
@@ -79,15 +81,20 @@ void scan_unit(const LonghornProblem& p, std::size_t n, std::int64_t g, std::int
                 std::copy_n(state.at + i * M * W, M * W, to);
             }
             const Scan<S> d = skip ? load_some(skip + channel + c, width) : Scan<S>{};
-            for_rows<S>(x.from(c), t0, steps, width, [=](int t, Scan<S> row) { xs[t] = row; });
-            step_sizes<false>(beta.from(c), t0, steps, width, p.logits, keys.norm, sizes, sizes);
-            if (p.exact) exactly_through_time<S>(steps, keys, d, xs, sizes, state.vec(i * M), sums);
+            for_rows<S>(x.from(c), tile, width, [=](int t, Scan<S> row) { xs[t] = row; });
+            for_rows<S>(beta.from(c), tile, width, [=](int t, Scan<S> row) { sizes[t] = row; });
+            step_sizes<false>(steps, p.logits, keys.norm, sizes, sizes);
+            // rows of numbers that are computed in are written at once, and others by way of `sums`
+            Rows<S> to{reinterpret_cast<S*>(sums), W};
+            if constexpr (std::is_same_v<T, S>)
+                if (width == W) to = {o.from(c)[t0], o.step};
+            if (p.exact) exactly_through_time<S>(steps, keys, d, xs, sizes, state.vec(i * M), to);
             for (std::int64_t m = p.exact ? M : 0; m < M;)
                 with_states<kScanStates>(M - m, [&](auto states) {
-                    through_time<S, states>(steps, keys, m, d, xs, sizes, state.vec(i * M), sums);
+                    through_time<S, states>(steps, keys, m, d, xs, sizes, state.vec(i * M), to);
                     m += states;
                 });
-            store_rows<T, S>(o.from(c), t0, steps, width, sums);
+            if (to.at == reinterpret_cast<S*>(sums)) store_rows<T, S>(o.from(c), tile, width, sums);
         }
     }
     if (final)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds driver.cpp, edits.cpp and the C++ core without Python, twice, and runs both:
+# Builds driver.cpp, edits.cpp, longhorn.cpp and the C++ core without Python, twice, and runs both:
 #   AddressSanitizer and UndefinedBehaviorSanitizer with g++;
 #   ThreadSanitizer with clang++, whose OpenMP tells it (through Archer) where threads wait for each other. That
 #   of g++ does not, and every barrier would look like a race.
@@ -41,7 +41,7 @@ build() {
                 echo "$common -DPCL_ISA=$isa -ffp-contract=fast $* -c $src -o $out/$name/$(basename "$src").$isa.o"
             done
         done
-        for src in "$csrc/isa.cpp" "$csrc/qp_exact.cpp" "$here/driver.cpp" "$here/edits.cpp"; do
+        for src in "$csrc/isa.cpp" "$csrc/qp_exact.cpp" "$here"/*.cpp; do
             echo "$common $once -c $src -o $out/$name/$(basename "$src").o"
         done
     } | xargs -P "$(nproc)" -I{} sh -c {}

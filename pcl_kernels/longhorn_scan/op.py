@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.nn.functional import silu
 
 from pcl_kernels import _C
@@ -103,18 +104,20 @@ def longhorn_step(
     """
     if not state.is_contiguous():
         raise ValueError("longhorn_step: state must be contiguous, because it is updated in place; use .contiguous()")
+    x, beta = x.unsqueeze(1), beta.unsqueeze(1)
+    q, k = (t.unsqueeze(1) if t.dim() == 3 else t[:, None, None] for t in (q, k))
+    gate = None if gate is None else gate.unsqueeze(1)
+    check(x, q, k, beta, skip, gate, state, None)
     with torch.no_grad():
-        query, key = (t.unsqueeze(1) if t.dim() == 3 else t[:, None, None] for t in (q, k))
-        out, new = longhorn_scan(
-            *(x.unsqueeze(1), query, key, beta.unsqueeze(1)),
-            logits=logits,
-            exact=exact,
-            skip=skip,
-            gate=None if gate is None else gate.unsqueeze(1),
-            initial_state=state,
-            return_state=True,
-        )
-        state.copy_(new)
+        if plain(x, q, k, beta, state):
+            out = x.new_empty(x.shape)
+            _run_scan(x, q, k, beta, skip, state, None, logits, exact, False, out, state, None)
+            increment_version(state)
+        else:
+            out, new, _ = _scan_op(x, q, k, beta, skip, state, None, logits, exact, False, False)
+            state.copy_(new)
+        if gate is not None:
+            out = out * silu(gate)
     found: Tensor = out.squeeze(1)
     return found
 
@@ -133,29 +136,40 @@ def _scan_cpu(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """o, the final state, and with `keep` the state before every tile of time, as the kernel lays it out."""
-    x, q, k, beta = (rows(t) for t in (x, q, k, beta))
-    skip, initial = (None if t is None else t.resolve_neg().contiguous() for t in (skip, initial))
-    sizes, sequences = sizes_of(x, k), sequences_of(x, cu_seqlens)
     out, final, kept = _scan_fake(x, q, k, beta, skip, initial, cu_seqlens, logits, exact, reverse, keep)
     final.zero_() if initial is None else final.copy_(initial)  # for sequences of no steps
-    if x.numel():
-        tensors = [strided(t, sizes.channels) for t in (x, beta, q, k, out)]
-        whole = (_at(skip), _at(initial), _at(kept) if keep else 0)
-        _C.longhorn_scan(
-            *(
-                sequences,
-                sizes,
-                DTYPES[x.dtype],
-                logits,
-                exact,
-                reverse,
-                tensors,
-                whole,
-                final.data_ptr(),
-                _threads(x, k),
-            )
-        )
+    _run_scan(x, q, k, beta, skip, initial, cu_seqlens, logits, exact, reverse, out, final, kept if keep else None)
     return out, final, kept
+
+
+def _run_scan(
+    x: Tensor,
+    q: Tensor,
+    k: Tensor,
+    beta: Tensor,
+    skip: Tensor | None,
+    initial: Tensor | None,
+    cu_seqlens: Tensor | None,
+    logits: bool,
+    exact: bool,
+    reverse: bool,
+    out: Tensor,
+    final: Tensor,
+    kept: Tensor | None,
+) -> None:
+    """The kernel, into out, final and kept. `final` may be `initial`: every state is read before it is written."""
+    if not x.numel():
+        return
+    x, q, k, beta = rows(x), rows(q), rows(k), rows(beta)
+    skip, initial = (None if t is None else t.resolve_neg().contiguous() for t in (skip, initial))
+    sizes = sizes_of(x, k)
+    _C.longhorn_scan(
+        *(sequences_of(x, cu_seqlens), sizes, DTYPES[x.dtype], logits, exact, reverse),
+        [strided(t, sizes.channels) for t in (x, beta, q, k, out)],
+        (_at(skip), _at(initial), _at(kept)),
+        final.data_ptr(),
+        _threads(x, k),
+    )
 
 
 def _backward_cpu(
