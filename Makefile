@@ -44,6 +44,7 @@ study: $(VENV)/.all
 	    --comparisons studies/results --name weightings
 	$(BIN)/python -m studies.edit_objective --data-root $(DATA)
 	$(BIN)/python -m studies.multi_fashion_mnist --data-root $(DATA)
+	$(BIN)/python -m studies.sequential_mnist --data-root $(DATA)
 
 clean:
 	rm -rf $(VENV) build *.egg-info pcl_kernels/*.so
