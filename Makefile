@@ -46,6 +46,7 @@ study: $(VENV)/.all
 	$(BIN)/python -m studies.multi_fashion_mnist --data-root $(DATA)
 	$(BIN)/python -m studies.tiny_shakespeare --data-root $(DATA)
 	$(BIN)/python -m studies.mqar
+	$(BIN)/python -m studies.sequential_mnist --data-root $(DATA)
 
 clean:
 	rm -rf $(VENV) build *.egg-info pcl_kernels/*.so
