@@ -83,25 +83,20 @@ def draw(
 
     figure = Figure(figsize=(11, 7.6), layout="constrained")
     axes: Any = figure.subplots(2, 2).flatten()
-    colours = dict(zip(found, LIGHT, strict=False))
-    context = lengths[0]
+    context, names = lengths[0], list(costs["training"])
     bins = [(i + 0.5) * context for i in range(lengths[-1] // context)]
     for name, results in found.items():
-        curves = [[bits for _, bits in r["curve"]] for r in results]
-        lines = (
-            ([step for step, _ in results[0]["curve"]], curves),
-            (lengths, [r["by_context"] for r in results]),
-            (bins, [r["by_position"] for r in results]),
-        )
-        for axis, (x, ys) in zip(axes, lines, strict=False):
-            band(axis, x, ys, colours[name], name)
+        colour = LIGHT[names.index(name.split(",")[0])]
+        look = {"color": colour, "linestyle": "-" if name in names else "--", "label": name}
+        band(axes[1], lengths, [r["by_context"] for r in results], look)
+        band(axes[2], bins, [r["by_position"] for r in results], look)
+        if name in names:
+            band(axes[0], [n for n, _ in results[0]["curve"]], [[b for _, b in r["curve"]] for r in results], look)
+            axes[3].plot(positions, [at[name] for at in costs["generation"]], marker="o", markersize=4, **look)
         if results[0]["carried"] is None:  # it reads long texts in a window that slides
             slid = statistics.mean(r["sliding"] for r in results)
-            axes[1].axhline(slid, color=colours[name], linestyle="--")
-            note = f"{name}, a window of {context} that slides"
-            axes[1].text(lengths[0], slid, note, color=colours[name], va="bottom")
-        milliseconds = [at[name] for at in costs["generation"]]
-        axes[3].plot(positions, milliseconds, "o-", color=colours[name], label=name, markersize=4)
+            axes[1].axhline(slid, color=colour, linestyle=":")
+            axes[1].text(lengths[-1], slid, f"{name}, sliding window", color=colour, va="bottom", ha="right")
     axes[0].set(title=f"Training: validation loss, windows of {context}", xlabel="steps")
     axes[1].set(title="Test loss over the length of windows", xlabel="characters in a window")
     axes[2].set(title="Test loss over the position in a window", xlabel="position")
@@ -123,13 +118,13 @@ def draw(
             axis.xaxis.set_major_formatter("{x:,.0f}")
         if axis is not axes[3]:
             axis.set_ylabel("bits per character")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(found), frameon=False)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper center", ncols=len(found), frameon=False)
     figure.savefig(target, dpi=110)
 
 
-def band(axis: Any, x: Sequence[float], ys: Sequence[Sequence[float]], colour: str, name: str) -> None:
+def band(axis: Any, x: Sequence[float], ys: Sequence[Sequence[float]], look: Mapping[str, Any]) -> None:
     """Mean of the seeds as a line, from lowest to highest shaded."""
     middle = [statistics.mean(y) for y in zip(*ys, strict=True)]
     low, high = ([end(y) for y in zip(*ys, strict=True)] for end in (min, max))
-    axis.plot(x, middle, color=colour, label=name, linewidth=1.8)
-    axis.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    axis.plot(x, middle, linewidth=1.8, **look)
+    axis.fill_between(x, low, high, color=look["color"], alpha=0.2, linewidth=0)

@@ -7,7 +7,8 @@ All models have the same number of parameters to 2 %, and see the same windows o
 has its own learning rate, the best of three on the validation part after short runs with a schedule of their own. The
 table and the pictures are about the test part: its loss, the loss on contexts up to 16 times as long as those of
 training (dissertation Fig. 6.5, right), the loss in one pass that carries the state from beginning to end, and what a
-character costs to generate at the beginning and far into a text.
+character costs to generate at the beginning and far into a text. Longhorn and the LSTM then go on training for a tenth
+of the steps with their state carried from window to window, as on a stream that does not end, and are measured again.
 
 ``--full`` takes models of eight times the size and more steps; it wants a GPU or a day. Runs that are done are kept in
 ``studies/results/tiny_shakespeare/`` and not repeated. Their weights go to ``runs/tiny_shakespeare/``.
@@ -16,7 +17,8 @@ character costs to generate at the beginning and far into a text.
 import argparse
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from torch.nn.functional import cross_entropy
 
 from bench.common import machine, medians
 from pcl.data.text import CharacterText, load_text
+from pcl.models.longhorn.state import detach_state
 from pcl.randomness import generator, seeded
 from studies import text_report
 from studies.multi_fashion_mnist import finished
@@ -45,9 +48,14 @@ BATCH, CONTEXT = 16, 256
 LENGTHS = tuple(CONTEXT * 2**i for i in range(5))
 POSITIONS = (1, 1024, 4096, 16_384)
 WARMUP, LEAST = 0.05, 0.1  # part of the steps in which the rate rises; its last value over its highest
+MORE = 0.1  # steps with the state carried, over the steps before
 DECAY, CLIP, BETAS = 0.1, 1.0, (0.9, 0.99)
 EVALUATIONS = 15
 PROMPT, SAMPLE, TEMPERATURE = "ROMEO:\n", 400, 0.8
+
+
+Curve = list[tuple[int, float]]
+"""Steps done, and the loss then."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ class Run:
     steps: int
     width: int
     depth: int
+    more: int = 0
+    """steps after those, with the state carried"""
 
     @property
     def key(self) -> str:
@@ -84,29 +94,37 @@ class Run:
     @property
     def weights(self) -> Path:
         """Where its model is kept."""
-        name = f"{self.model}-{self.width}x{self.depth}-{self.steps}-{self.rate:g}-{self.seed}.pt"
+        name = (
+            f"{self.model}-{self.width}x{self.depth}-{self.steps}-{self.rate:g}-{self.seed}{'-on' * bool(self.more)}.pt"
+        )
         return WEIGHTS / name.lower()
 
 
 class Training:
-    """A model with its optimiser; every call of :meth:`step` takes a batch of tokens ``(B, context + 1)``."""
+    """A model with its optimiser, whose rate follows ``height`` of the step."""
 
-    def __init__(self, model: nn.Module, rate: float, steps: int) -> None:
+    def __init__(self, model: nn.Module, rate: float, height: Callable[[int], float]) -> None:
         self.model = model
         matrices = [p for p in model.parameters() if p.dim() > 1]
         others = [p for p in model.parameters() if p.dim() <= 1]
         groups = [{"params": matrices, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=BETAS)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: height(step, steps))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, height)
 
-    def step(self, tokens: Tensor) -> None:
-        """One update along the gradient of the mean loss."""
-        loss = cross_entropy(self.model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
+    def step(self, tokens: Tensor, state: Any = None, carry: bool = False) -> Any:
+        """One update along the gradient of the mean loss on tokens ``(B, context + 1)``.
+
+        With ``carry`` the model's state behind them, cut off from the gradient.
+        """
+        found = self.model(tokens[:, :-1], state, return_state=carry)
+        logits, state = found if carry else (found, None)
+        loss = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         self.schedule.step()
+        return detach_state(state)
 
 
 def height(step: int, steps: int) -> float:
@@ -117,23 +135,50 @@ def height(step: int, steps: int) -> float:
     return LEAST + (1 - LEAST) * (1 + math.cos(math.pi * (step - up) / max(1, steps - up))) / 2
 
 
-def train(
-    run: Run, data: CharacterText, evaluations: int, progress: Progress
-) -> tuple[nn.Module, list[tuple[int, float]]]:
+def train(run: Run, data: CharacterText, evaluations: int, progress: Progress) -> tuple[nn.Module, Curve]:
     """The trained model, and its validation loss in bits per character, so many times over the steps.
 
     The seed chooses its first weights and its batches, which are the same for all models.
     """
     with seeded(run.seed, "text model"):
         model = build(run.model, run.width, run.depth, len(data.characters))
-    training, draws = Training(model, run.rate, run.steps), generator(run.seed, "windows")
-    curve, every = [], max(1, run.steps // evaluations)
+    training = Training(model, run.rate, partial(height, steps=run.steps))
+    draws, curve, every = generator(run.seed, "windows"), [], max(1, run.steps // evaluations)
     for step in progress.track(range(run.steps), description=f"{run.model}, {run.rate:g}, seed {run.seed}"):
         starts = torch.randint(len(data.train) - CONTEXT, (BATCH, 1), generator=draws)
         training.step(data.train[starts + torch.arange(CONTEXT + 1)])
         if (step + 1) % every == 0 or step + 1 == run.steps:
-            curve.append((step + 1, windows(model, data.validation, CONTEXT, CONTEXT).mean().item()))
+            curve.append((step + 1, validation(model, data)))
     return model, curve
+
+
+def train_on(run: Run, data: CharacterText, progress: Progress) -> tuple[nn.Module, Curve]:
+    """The same model after ``run.more`` further steps at its last rate, with the state carried from step to step.
+
+    The text lies in as many lanes as a batch has rows, and every step takes the next window of each lane: truncated
+    backpropagation through time. At the end of the lanes they begin anew, without a state.
+
+    Raises:
+        FileNotFoundError: if the weights of the run before are not there any more.
+    """
+    before = replace(run, more=0).weights
+    if not before.exists():
+        raise FileNotFoundError(f"no weights {before}; to make them anew, take their line out of runs.jsonl")
+    model = build(run.model, run.width, run.depth, len(data.characters))
+    model.load_state_dict(torch.load(before, weights_only=True))
+    training, state = Training(model, run.rate, lambda _: LEAST), None
+    lanes = data.train[: len(data.train) // BATCH * BATCH].view(BATCH, -1)
+    each = (lanes.shape[1] - 1) // CONTEXT
+    for step in progress.track(range(run.more), description=f"{run.model}, state carried, seed {run.seed}"):
+        start = step % each * CONTEXT
+        tokens = lanes[:, start : start + CONTEXT + 1]
+        state = training.step(tokens, state if start else None, carry=True)
+    return model, [(run.steps + run.more, validation(model, data))]
+
+
+def validation(model: nn.Module, data: CharacterText) -> float:
+    """Mean bits of the validation part in windows as in training."""
+    return windows(model, data.validation, CONTEXT, CONTEXT).mean().item()
 
 
 def evaluate(run: Run, model: nn.Module, data: CharacterText) -> dict[str, Any]:
@@ -157,7 +202,10 @@ def complete(runs: list[Run], data: CharacterText, done: dict[str, Any], path: P
     missing = [run for run in runs if run.key not in done]
     with Progress() as progress, path.open("a") as file:
         for run in missing:
-            model, curve = train(run, data, EVALUATIONS if final else 1, progress)
+            if run.more:
+                model, curve = train_on(run, data, progress)
+            else:
+                model, curve = train(run, data, EVALUATIONS if final else 1, progress)
             model.eval()
             done[run.key] = {"parameters": parameters(model), "curve": curve}
             if final:
@@ -166,7 +214,7 @@ def complete(runs: list[Run], data: CharacterText, done: dict[str, Any], path: P
                 done[run.key] |= evaluate(run, model, data)
             file.write(json.dumps({"run": asdict(run), "results": done[run.key]}) + "\n")
             file.flush()
-            progress.console.print(f"{run.model}, rate {run.rate:g}, seed {run.seed}: {curve[-1][1]:.3f} bits")
+            progress.console.print(f"{curve[-1][1]:.3f} bits: {run}")
 
 
 def chosen(searched: list[Run], done: dict[str, Any]) -> tuple[dict[str, dict[float, float]], dict[str, float]]:
@@ -181,7 +229,9 @@ def costs(size: Size, data: CharacterText) -> dict[str, Any]:
     """Characters per second in training, and milliseconds per character generated behind texts of several lengths."""
     models = {name: build(name, size.width, size.depth, len(data.characters)) for name in MODELS}
     tokens = data.train[: BATCH * (CONTEXT + 1)].view(BATCH, CONTEXT + 1)
-    trainings = {name: Training(model, RATES[name][0], size.steps) for name, model in models.items()}
+    trainings = {
+        name: Training(model, RATES[name][0], partial(height, steps=size.steps)) for name, model in models.items()
+    }
     seconds = medians({name: partial(training.step, tokens) for name, training in trainings.items()})
     return {
         "machine": machine(),
@@ -196,11 +246,12 @@ def report(
     """Markdown: losses, sizes and costs, the choice of the rate, samples."""
     seeds = len(found[MODELS[0]])
     parts = [
-        f"{size.steps:,} steps of {BATCH} x {CONTEXT} characters, {seeds} seed{'s' * (seeds > 1)}; the test part has "
-        "not been looked at for any choice.",
+        f"{size.steps:,} steps of {BATCH} x {CONTEXT} characters, {seeds} seed{'s' * (seeds > 1)}; rates are chosen on "
+        f'the validation part. "Carried": after {round(MORE * size.steps):,} more steps, in which the state is carried '
+        "from window to window.",
         text_report.losses(found, LENGTHS),
         f"One thread, models taking turns. {cost['machine']}.",
-        text_report.size_and_cost(found, rates, cost, POSITIONS),
+        text_report.size_and_cost({name: found[name] for name in MODELS}, rates, cost, POSITIONS),
         f"Learning rates: validation loss after {size.search:,} steps.",
         text_report.search(searched),
         f"Samples at temperature {TEMPERATURE:g}, first seed:",
@@ -233,7 +284,10 @@ def main() -> None:
     losses, rates = chosen(searched, done)
     runs = [Run(m, rates[m], seed, size.steps, size.width, size.depth) for seed in range(given.seeds) for m in MODELS]
     complete(runs, data, done, path, final=True)
+    on = [replace(run, more=round(MORE * size.steps)) for run in runs if run.model in RECURRENT]
+    complete(on, data, done, path, final=True)
     found = {name: [done[run.key] for run in runs if run.model == name] for name in MODELS}
+    found |= {f"{name}, carried": [done[run.key] for run in on if run.model == name] for name in RECURRENT}
     cost = json.loads((folder / "costs.json").read_text())
     text = report(size, losses, rates, found, cost)
     (folder / "results.md").write_text(text)

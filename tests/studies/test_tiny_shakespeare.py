@@ -3,13 +3,16 @@
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.progress import Progress
 from torch import Tensor, nn
 
+from pcl.data.text import CharacterText
 from studies import text_measures as measures
 from studies import text_report
 from studies import tiny_shakespeare as study
@@ -77,7 +80,7 @@ def test_warm_samples_follow_the_odds() -> None:
     prompt = torch.tensor([4])
     with torch.no_grad():
         odds = (model(prompt[None])[0, -1] / 0.5).softmax(-1)
-    tokens = [continued(model, prompt, 1, temperature=0.5, generator=draws) for _ in range(3000)]
+    tokens = [continued(model, prompt, 1, temperature=0.5, generator=draws) for _ in range(1000)]
     shares = torch.cat(tokens).bincount(minlength=CHARACTERS) / len(tokens)
     assert (shares - odds).abs().max() < 5 * (odds * (1 - odds) / len(tokens)).sqrt().max()
 
@@ -142,6 +145,38 @@ def test_the_best_rate_is_each_models_own() -> None:
     assert lines[-1] == "| 0.03 | – | – | **1.000** |"
 
 
+def test_training_goes_on_along_the_text_with_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row of every batch goes on where it ended, with the state, until the lanes end; then without one."""
+    seen: list[tuple[Tensor, Any]] = []
+
+    class Recorded(study.Training):
+        def step(self, tokens: Tensor, state: Any = None, carry: bool = False) -> Any:
+            seen.append((tokens, state))
+            return super().step(tokens, state, carry)
+
+    monkeypatch.setattr(study, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(study, "Training", Recorded)
+    monkeypatch.setattr(study, "BATCH", 2)
+    monkeypatch.setattr(study, "CONTEXT", 5)
+    data = CharacterText("abcdefg", torch.arange(47) % 7, torch.arange(8) % 7, torch.arange(8) % 7)
+    run = Run("Longhorn", 0.01, 0, 10, 8, 1, more=6)
+    with pytest.raises(FileNotFoundError, match="take their line out"):
+        study.train_on(run, data, Progress(disable=True))
+    torch.manual_seed(0)
+    torch.save(build("Longhorn", 8, 1, 7).state_dict(), replace(run, more=0).weights)
+    study.train_on(run, data, Progress(disable=True))
+    lanes = data.train[:46].view(2, 23)
+    for step, (tokens, state) in enumerate(seen):
+        start = step % 4 * 5  # 4 windows of 5 and the character behind them fit into 23
+        assert torch.equal(tokens, lanes[:, start : start + 6])
+        assert (state is None) == (start == 0)
+        if state is not None:
+            memory = state[0][1]
+            assert not memory.requires_grad
+            assert memory.abs().max() > 0
+    assert len(seen) == 6
+
+
 def test_a_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It learns that the text repeats, writes everything it promises, and repeats nothing."""
     folder = tmp_path / "results"
@@ -156,8 +191,11 @@ def test_a_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["tiny_shakespeare", "--data-root", str(tmp_path), "--seeds", "2"])
     study.main()
     runs = [json.loads(line) for line in (folder / "tiny" / "runs.jsonl").read_text().splitlines()]
-    assert len(runs) == 3 + 2 * 3
-    for entry in runs[3:]:
+    assert [entry["run"]["more"] for entry in runs] == [0] * (3 + 2 * 3) + [6] * (2 * 2)
+    for entry in runs[3 + 2 * 3 :]:
+        assert entry["run"]["model"] in RECURRENT
+        assert entry["results"]["curve"][0][0] == 66
+    for entry in runs[3 : 3 + 2 * 3]:
         results = entry["results"]
         assert results["curve"][-1][0] == 60
         assert results["curve"][-1][1] < 0.6 * results["curve"][0][1]
@@ -166,12 +204,13 @@ def test_a_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert (results["carried"] is not None) == (entry["run"]["model"] in RECURRENT)
         assert results["sample"].startswith("ROMEO:\n")
         assert len(results["sample"]) == len("ROMEO:\n") + 20
-    assert len(list((tmp_path / "weights").iterdir())) == 6
+    assert len(list((tmp_path / "weights").iterdir())) == 6 + 4
     text = (folder / "tiny" / "results.md").read_text()
     for part in ("2 seeds", "| parameters |", "| test, windows of 32 |", "generation behind 8"):
         assert part in text
     assert (folder / "tiny" / "results.png").read_bytes().startswith(b"\x89PNG")
     before = (folder / "tiny" / "runs.jsonl").read_bytes()
     monkeypatch.setattr(study, "train", None)
+    monkeypatch.setattr(study, "train_on", None)
     study.main()
     assert (folder / "tiny" / "runs.jsonl").read_bytes() == before
