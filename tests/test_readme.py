@@ -61,6 +61,20 @@ def test_the_engine_in_a_loop_of_ones_own() -> None:
         assert torch.allclose(d, e.float(), atol=1e-6)
 
 
+def test_the_sequences() -> None:
+    torch.manual_seed(0)
+    names: dict[str, object] = {"pcl": pcl, "torch": torch}
+    exec(blocks("README.md")[3], names)
+    model, learner, more = names["model"], names["learner"], names["more"]
+    assert isinstance(model, pcl.LonghornLM)
+    assert isinstance(learner, pcl.ContinualModel)
+    assert isinstance(more, torch.Tensor)
+    assert all(p.grad is not None for p in model.parameters())
+    assert more.shape == (1, 100)
+    learner.add_task("a", [0, 1])
+    assert learner(torch.rand(2, 1, 5, 5), "a").shape == (2, 2)
+
+
 @pytest.mark.parametrize("name", [name for name, spec in WEIGHTINGS.items() if needs(spec) != "gradients"])
 def test_a_loop_of_ones_own_takes_every_weighting_while_tasks_come_and_go(name: str) -> None:
     torch.manual_seed(0)
