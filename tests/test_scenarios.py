@@ -49,7 +49,9 @@ def config(data_root: str, name: str, **settings: object) -> RunConfig:
 @pytest.mark.parametrize("name", OTHERS)
 def test_every_named_scenario_runs_in_both_settings(name: str, setting: str, data_root: str, tmp_path: Path) -> None:
     spec = SCENARIOS[name]
-    results = start(config(data_root, name, setting=setting, method="sum", evaluate_every=1000), tmp_path / "r")
+    size = 20 if "cifar" in name else 100
+    settings = config(data_root, name, setting=setting, method="sum", batch_size=size, evaluate_every=1000)
+    results = start(settings, tmp_path / "r")
     described = json.loads((tmp_path / "r" / "scenario.json").read_text())
     rows = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in rows if row["kind"] == "step"]
