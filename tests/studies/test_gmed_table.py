@@ -87,6 +87,6 @@ def test_the_report_compares_in_pairs(tmp_path: Path) -> None:
     done = {key_of(run): {"accuracy": 50.0 + names.index(run.method) + run.seed} for run in runs}
     text = study.report(runs, done, "split", 0.5)
     assert f"| ER | {51.0 + names.index('ER'):.2f} ± 1.0 | 80.96 ± 2.3 |" in text
-    assert f"| MIR − ER | {names.index('MIR') - names.index('ER'):+.2f} | 0 |" in text
+    assert f"| MIR | ER | {names.index('MIR') - names.index('ER'):+.2f} | 0 |" in text
     study.draw(runs, done, "split", tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 10_000
