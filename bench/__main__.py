@@ -14,6 +14,7 @@ import bench.combine
 import bench.exactness
 import bench.gramian
 import bench.longhorn_scan
+import bench.loss_terms
 import bench.memory_edit
 import bench.overhead
 import bench.rehearsal
@@ -54,6 +55,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "rehearsal": bench.rehearsal.main,
     "longhorn_scan": bench.longhorn_scan.main,
     "steps": bench.steps.main,
+    "loss_terms": bench.loss_terms.main,
     "weightings": bench.weightings.main,
     "exactness": bench.exactness.main,
 }

@@ -81,8 +81,8 @@ class FollowsPath(Protocol):
         Args:
             parameters: after it.
             before: the same before it.
-            gradient: what the data said, without penalties and not clipped; where a GPU has left out an update because
-                something was not finite, it may be anything, and ``parameters`` are as ``before``.
+            gradient: what the data said, without penalties and not clipped; 0 where a GPU has left out the update
+                because something was not finite.
         """
         ...
 

@@ -56,15 +56,14 @@ class SI(Unobserving):
 
     @torch.no_grad()
     def follow(self, parameters: Mapping[str, Tensor], before: list[Tensor], gradient: Gradient) -> None:
-        """omega <- omega - g dtheta. What has not moved adds nothing, even where g is not finite."""
+        """omega <- omega - g dtheta."""
         for (name, now), then, g in zip(parameters.items(), before, gradient, strict=True):
             if g is None or not self.springs.holds(name):
                 continue
             if name not in self._path:
                 self._path[name] = torch.zeros_like(then)
                 self.springs.renew({name: torch.zeros_like(then)}, {name: then})
-            moved = now - then
-            self._path[name].sub_(torch.where(moved == 0, 0.0, g * moved))
+            self._path[name].addcmul_(g, now - then, value=-1)
 
     @torch.no_grad()
     def task_ended(self, model: ContinualModel, task: str) -> None:

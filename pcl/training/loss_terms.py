@@ -56,13 +56,15 @@ class LossTerms:
         return gradient
 
     @contextmanager
-    def following(self, parameters: Sequence[nn.Parameter], gradient: Gradient) -> Iterator[None]:
-        """Show the update that is made in the block to those who learn from it."""
+    def following(self, parameters: Sequence[nn.Parameter], gradient: Gradient, bad: Tensor | None) -> Iterator[None]:
+        """Show the update that is made in the block to those who learn from it; where ``bad`` is 1, it is not made."""
         if not self._following:
             yield
             return
         before = [p.detach().clone() for p in parameters]
         yield
+        if bad is not None:  # infinity times no movement would be NaN
+            gradient = [None if g is None else torch.where(bad > 0, 0.0, g) for g in gradient]
         for term in self._following:
             term.follow(self._named(parameters), before, gradient)
 

@@ -282,7 +282,7 @@ class Trainer:
         if self.clip is not None:
             gradient = clipped(gradient, self.clip)
         flags = self._guard.check_update(found.tasks, data.faults, found.losses, gram, weights, gradient)
-        with self.loss_terms.following(parameters, of_data):
+        with self.loss_terms.following(parameters, of_data, self._guard.bad):
             update(self.optimizer, parameters, gradient, self._guard.bad)  # theta <- theta - gamma d
         return Descent(found.losses, gram, weights, gradient[: len(shared)], flags)
 

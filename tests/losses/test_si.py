@@ -99,13 +99,6 @@ def test_moving_against_the_gradient_makes_no_spring() -> None:
     assert not term.springs["backbone.weight"].stiffness.any()
 
 
-def test_what_has_not_moved_adds_nothing_whatever_its_gradient() -> None:
-    """As on a GPU that has left out an update."""
-    term, theta = SI(1.0), torch.ones(3)
-    term.follow({"backbone.weight": theta}, [theta.clone()], [torch.tensor([1.0, torch.inf, torch.nan])])
-    assert not term.state_dict()["path"]["backbone.weight"].any()
-
-
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="SI: expected a finite strength above 0, got -1"):
         SI(-1)
