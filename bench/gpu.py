@@ -3,6 +3,7 @@
 * gramian: bytes read a second, beside the bandwidth of a device-to-device copy (read plus write) in the same
   run
 * the small problems: time on the stream of a batch of one and of 1,024, by replays of a CUDA graph
+* longhorn_scan: bytes that must move a second, beside that bandwidth, the compiled loop and Mamba's scan
 * a whole weighting step: host synchronisations, which must be none
 
 Prints a table and writes bench/results/<device>.json. Without a CUDA device it says so and ends well.
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.common import machine, table
+from bench.longhorn_gpu import bench_longhorn
 from pcl_kernels import (
     cagrad_dual,
     combine,
@@ -142,7 +144,11 @@ def main() -> None:
         return
     name = torch.cuda.get_device_name()
     copy = copy_bandwidth()
-    results = {"gramian": bench_gramian(copy), "small problems": bench_small_problems()}
+    results = {
+        "gramian": bench_gramian(copy),
+        "small problems": bench_small_problems(),
+        "longhorn_scan": bench_longhorn(copy, seconds_on_stream),
+    }
     print(f"{name}, copy {copy * 1e-9:.0f} GB/s; {machine()}")
     for title, rows in results.items():
         table(title, list(rows[0]), [list(row.values()) for row in rows])

@@ -61,14 +61,14 @@ def steps(x: Tensor, q: Tensor, k: Tensor, logits: Tensor, state: Tensor) -> tup
 
 def loop(x: Tensor, q: Tensor, k: Tensor, logits: Tensor) -> Tensor:
     """In eager torch."""
-    return steps(x, q, k, logits, x.new_zeros(len(x), CHANNELS, STATES))[0]
+    return steps(x, q, k, logits, x.new_zeros(len(x), x.shape[-1], k.shape[-1]))[0]
 
 
 def chunks(step: Callable[..., tuple[Tensor, Tensor]]) -> Loop:
     """The loop by `step`, which goes through `CHUNK` steps."""
 
     def run(x: Tensor, q: Tensor, k: Tensor, logits: Tensor) -> Tensor:
-        state, outs = x.new_zeros(len(x), CHANNELS, STATES), []
+        state, outs = x.new_zeros(len(x), x.shape[-1], k.shape[-1]), []
         for parts in zip(*(t.split(CHUNK, 1) for t in (x, q, k, logits)), strict=True):
             out, state = step(*parts, state)
             outs.append(out)
@@ -105,7 +105,7 @@ def compiled() -> dict[str, Loop]:
     return found
 
 
-def train(run: Callable[..., Tensor], tensors: list[Tensor], d_out: Tensor) -> Callable[[], object]:
+def train(run: Callable[..., Tensor], tensors: list[Tensor], d_out: Tensor) -> Callable[[], tuple[Tensor, ...]]:
     """Forward and backward."""
     wanted = [t.detach().requires_grad_() for t in tensors]
     return lambda: torch.autograd.grad(run(*wanted), wanted, d_out)

@@ -37,7 +37,7 @@ struct LonghornProblem {
     int threads;
 };
 
-// Where the gradients go. `part` is the distance between the sums over channels of one unit and the next.
+// Where the gradients go. `part` is the distance between the sums over kLonghornChannels channels and the next.
 struct LonghornGradients {
     LonghornTensor x, beta, q, k;  // dq and dk in the type that is computed in
     std::int64_t part;
@@ -45,7 +45,7 @@ struct LonghornGradients {
 };
 
 constexpr int kLonghornTime = 16;       // steps of a tile
-constexpr int kLonghornChannels = 128;  // of a unit of the backward pass, whose sums must not depend on the threads
+constexpr int kLonghornChannels = 128;  // over which the backward pass sums, whatever a unit of its work
 
 }  // namespace pcl
 
@@ -58,6 +58,14 @@ constexpr int kBackGroup = 2;                     // vectors of channels whose n
 #else
 constexpr int kScanStates = 8, kBackVectors = 1, kBackStates = 4, kBackGroup = 2;
 #endif
+
+// Channels of a unit of work, in whole multiples of `of`: one unit a thread where there are few sequences. Wide ones
+// read rows of memory in long pieces, and a page of it is looked up once for each.
+inline std::int64_t unit_channels(const LonghornProblem& p, std::int64_t of) {
+    const std::int64_t parts = std::max<std::int64_t>(1, p.sequences.size() * p.groups);
+    const std::int64_t blocks = std::max<std::int64_t>(1, (p.threads + parts - 1) / parts);
+    return std::max<std::int64_t>(1, ((p.channels + blocks - 1) / blocks + of - 1) / of) * of;
+}
 
 // Rows of one sequence and group, in the order in which the scan goes through them.
 template <class T>
@@ -74,7 +82,7 @@ inline Rows<T> rows_of(const LonghornProblem& p, const LonghornTensor& tensor, s
     return p.reverse ? Rows<T>{base + (s.length - 1) * tensor.time, -tensor.time} : Rows<T>{base, tensor.time};
 }
 
-// Keys and queries of a tile of time, as the loop over states reads them: rows of `states` numbers, up to whole vectors.
+// Keys and queries of a tile of time, as the loop over states reads them: rows of numbers, up to whole vectors.
 template <class S>
 struct KeyTile {
     std::int64_t states, row;
@@ -109,8 +117,8 @@ struct Tile {
     int steps;
 };
 
-// Calls f(t, row t0 + t of a vector of channels). The loop holds nothing but what must be in it and is not unrolled: with
-// what the compiler keeps for sixteen copies, loading took as long as half of the recurrence.
+// Calls f(t, row t0 + t of a vector of channels). The loop holds nothing but what must be in it and is not unrolled:
+// with what the compiler keeps for sixteen copies, loading took as long as half of the recurrence.
 template <class S, class T, class F>
 inline void for_rows(const Rows<const T>& from, const Tile& tile, int width, F&& f) {
     const T* at = from[tile.t0];
@@ -173,19 +181,28 @@ inline Scan<S> miss(std::int64_t states, const S* k, const Scan<S>* state, Scan<
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-// Between the state (channel, state) in memory and [state] vectors of channels.
+// Between the state (channel, state) in memory and [state] vectors of channels, of which there are so many.
 template <class S>
 inline void gather_state(const S* from, std::int64_t states, int width, Scan<S>* to) {
-    S* lane = reinterpret_cast<S*>(to);
-    std::fill_n(to, states, Scan<S>{});
-    for (int c = 0; from && c < width; ++c)
-        for (std::int64_t m = 0; m < states; ++m) lane[m * kScanLanes<S> + c] = from[c * states + m];
+    constexpr int W = kScanLanes<S>;
+    for (std::int64_t m = 0; m < states; m += W) {
+        const int some = std::min<std::int64_t>(W, states - m);
+        Scan<S> v[W] = {};
+        for (int c = 0; from && c < width; ++c) v[c] = load_some(from + c * states + m, some);
+        transpose<S>(v);
+        std::copy_n(v, some, to + m);
+    }
 }
 template <class S>
 inline void scatter_state(const Scan<S>* from, std::int64_t states, int width, S* to) {
-    const S* lane = reinterpret_cast<const S*>(from);
-    for (int c = 0; c < width; ++c)
-        for (std::int64_t m = 0; m < states; ++m) to[c * states + m] = lane[m * kScanLanes<S> + c];
+    constexpr int W = kScanLanes<S>;
+    for (std::int64_t m = 0; m < states; m += W) {
+        const int some = std::min<std::int64_t>(W, states - m);
+        Scan<S> v[W] = {};
+        std::copy_n(from + m, some, v);
+        transpose<S>(v);
+        for (int c = 0; c < width; ++c) store_some(to + c * states + m, v[c], some);
+    }
 }
 
 // Calls f with a constant: how many of the `left` states come next, at most so many.

@@ -9,8 +9,8 @@
 // x_t / 2 Σ_m g_t k_t - Σ_m g_t k_t w_t: nine for each state and step, and three to make the state again.
 //
 // States are made again, tile of time by tile of time, from the checkpoints of the forward pass. What is summed over
-// channels is summed over the vectors of a unit first, then over lanes, then, by the caller, over units: in one order,
-// whatever the number of threads.
+// channels is summed over the vectors of kLonghornChannels channels first, then over lanes, then, by the caller, over
+// such parts: in one order, whatever the number of threads.
 #include "longhorn.hpp"
 
 namespace pcl::PCL_ISA {
@@ -143,18 +143,16 @@ inline void exactly_there_and_back(int steps, const KeyTile<S>& keys, std::int64
 
 template <class T, class S = typename Compute<T>::type>
 void backward_unit(const LonghornProblem& p, const LonghornGradients& to, std::size_t n, std::int64_t g,
-                   std::int64_t part) {
+                   std::int64_t first, std::int64_t last) {
     constexpr int W = kScanLanes<S>;
     const std::int64_t M = p.states, all = p.groups * p.channels, channel = g * p.channels;
-    const std::int64_t first = part * kLonghornChannels, last = std::min(first + kLonghornChannels, p.channels);
     const std::int64_t mine = (last - first + W - 1) / W, vectors = (p.channels + W - 1) / W;
     const std::int64_t length = p.sequences[n].length;
     const auto x = rows_of<const T>(p, p.x, n, g), beta = rows_of<const T>(p, p.beta, n, g);
     const auto q = rows_of<const T>(p, p.q, n, g), k = rows_of<const T>(p, p.k, n, g);
     const auto out = rows_of<const T>(p, p.out, n, g);
     const auto dx = rows_of<T>(p, to.x, n, g), d_beta = rows_of<T>(p, to.beta, n, g);
-    auto dq = rows_of<S>(p, to.q, n, g), dk = rows_of<S>(p, to.k, n, g);
-    dq.at += part * to.part, dk.at += part * to.part;
+    const auto dq = rows_of<S>(p, to.q, n, g), dk = rows_of<S>(p, to.k, n, g);
     const S* skip = reinterpret_cast<const S*>(p.skip);
     const S* final = reinterpret_cast<const S*>(to.final);
     const auto width = [&](std::int64_t i) { return int(std::min<std::int64_t>(W, last - first - i * W)); };
@@ -163,67 +161,69 @@ void backward_unit(const LonghornProblem& p, const LonghornGradients& to, std::s
     BackwardTile<S> a(M, p.exact ? M : kBackStates);
     Lined<S> grad(mine * M * W), skips(mine * W);
     for (std::int64_t i = 0; i < mine; ++i)
-        gather_state<S>(final ? final + (n * all + channel + first + i * W) * M : nullptr, M, width(i), grad.vec(i * M));
+        gather_state<S>(final ? final + (n * all + channel + first + i * W) * M : nullptr, M, width(i),
+                        grad.vec(i * M));
 
     // calls go(first state, number of states) for the blocks of states
     const auto blocks = [&](auto&& go) {
         for (std::int64_t m = 0; m < M;)
             with_states<kBackStates>(M - m, [&](auto states) { go(m, states), m += states; });
     };
-    for (std::int64_t t0 = (length - 1) / kTime * kTime; t0 >= 0; t0 -= kTime) {
-        const int steps = std::min<std::int64_t>(kTime, length - t0);
-        const Tile tile{t0, std::max<std::int64_t>(t0 - kTime, 0), steps};
-        keys.template load<T>(k, q, t0, steps);
-        const auto* start = reinterpret_cast<const Scan<S>*>(p.checkpoints);
-        start += (((p.tiles[n] + t0 / kTime) * p.groups + g) * vectors + first / W) * M;
-        for (std::int64_t i0 = 0; i0 < mine; i0 += kBackGroup) {
-            const std::int64_t count = std::min<std::int64_t>(kBackGroup, mine - i0);
-            for (std::int64_t i = 0; i < count; ++i) {
-                const std::int64_t c = first + (i0 + i) * W, at = i * kTime;
-                Scan<S>*half = a.half + at, *d_out = a.out + at, *size = a.size + at;
-                const int lanes = width(i0 + i);
-                for_rows<S>(x.from(c), tile, lanes, [=](int t, Scan<S> row) { half[t] = S(0.5) * row; });
-                for_rows<S>(out.from(c), tile, lanes, [=](int t, Scan<S> row) { d_out[t] = row; });
-                for_rows<S>(beta.from(c), tile, lanes, [=](int t, Scan<S> row) { size[t] = row; });
-                step_sizes<true>(steps, p.logits, keys.norm, size, a.slope + at);
-            }
-            if (p.exact)
-                for (std::int64_t i = 0; i < count; ++i)
-                    exactly_there_and_back<S>(steps, keys, i, start + (i0 + i) * M, grad.vec((i0 + i) * M), a);
-            else
-                blocks([&](std::int64_t m, auto states) {
-                    std::int64_t i = 0;
-                    for (; i + kBackVectors <= count; i += kBackVectors)
-                        there_and_back<S, states, kBackVectors>(steps, keys, m, i, start + (i0 + i) * M,
-                                                                grad.vec((i0 + i) * M), a);
-                    for (; i < count; ++i)
-                        there_and_back<S, states, 1>(steps, keys, m, i, start + (i0 + i) * M, grad.vec((i0 + i) * M), a);
-                });
-            for (std::int64_t i = 0; i < count; ++i) {
-                const std::int64_t c = first + (i0 + i) * W;
-                const Scan<S> d = skip ? load_some(skip + channel + c, width(i0 + i)) : Scan<S>{};
-                const Scan<S>*size = a.size + i * kTime, *slope = a.slope + i * kTime, *half = a.half + i * kTime;
-                Scan<S>*miss = a.miss + i * kTime, *pull = a.pull + i * kTime, sum = *skips.vec(i0 + i);
-                for (int t = 0; t < steps; ++t) {
-                    const Scan<S> d_out = a.out[i * kTime + t], d_size = half[t] * pull[t] - miss[t];
-                    sum += d_out * (half[t] + half[t]);
-                    a.norm[t] -= d_size * size[t] * size[t];
-                    miss[t] = d_size * slope[t];
-                    pull[t] = size[t] * pull[t] + d * d_out;
-                }
-                *skips.vec(i0 + i) = sum;
-                store_rows<T, S>(d_beta.from(c), tile, width(i0 + i), miss);
-                store_rows<T, S>(dx.from(c), tile, width(i0 + i), pull);
-            }
+    // what follows is done for `count` vectors of channels, from i0 on, that make a group
+    const auto load = [&](const Tile& tile, std::int64_t i0, std::int64_t count) {
+        for (std::int64_t i = 0; i < count; ++i) {
+            const std::int64_t c = first + (i0 + i) * W, at = i * kTime;
+            const int lanes = width(i0 + i);
+            Scan<S>*half = a.half + at, *d_out = a.out + at, *size = a.size + at;
+            for_rows<S>(x.from(c), tile, lanes, [=](int t, Scan<S> row) { half[t] = S(0.5) * row; });
+            for_rows<S>(out.from(c), tile, lanes, [=](int t, Scan<S> row) { d_out[t] = row; });
+            for_rows<S>(beta.from(c), tile, lanes, [=](int t, Scan<S> row) { size[t] = row; });
+            step_sizes<true>(tile.steps, p.logits, keys.norm, size, a.slope + at);
         }
+    };
+    const auto go_back = [&](const Tile& tile, const Scan<S>* start, std::int64_t i0, std::int64_t count) {
+        if (p.exact)
+            for (std::int64_t i = 0; i < count; ++i)
+                exactly_there_and_back<S>(tile.steps, keys, i, start + (i0 + i) * M, grad.vec((i0 + i) * M), a);
+        else
+            blocks([&](std::int64_t m, auto states) {
+                std::int64_t i = 0;
+                for (; i + kBackVectors <= count; i += kBackVectors)
+                    there_and_back<S, states, kBackVectors>(tile.steps, keys, m, i, start + (i0 + i) * M,
+                                                            grad.vec((i0 + i) * M), a);
+                for (; i < count; ++i)
+                    there_and_back<S, states, 1>(tile.steps, keys, m, i, start + (i0 + i) * M, grad.vec((i0 + i) * M),
+                                                 a);
+            });
+    };
+    const auto store = [&](const Tile& tile, std::int64_t i0, std::int64_t count) {
+        for (std::int64_t i = 0; i < count; ++i) {
+            const std::int64_t c = first + (i0 + i) * W, at = i * kTime;
+            const Scan<S> d = skip ? load_some(skip + channel + c, width(i0 + i)) : Scan<S>{};
+            const Scan<S>*size = a.size + at, *slope = a.slope + at, *half = a.half + at, *d_out = a.out + at;
+            Scan<S>*miss = a.miss + at, *pull = a.pull + at, sum = *skips.vec(i0 + i);
+            for (int t = 0; t < tile.steps; ++t) {
+                const Scan<S> d_size = half[t] * pull[t] - miss[t];
+                sum += d_out[t] * (half[t] + half[t]);
+                a.norm[t] -= d_size * size[t] * size[t];
+                miss[t] = d_size * slope[t];
+                pull[t] = size[t] * pull[t] + d * d_out[t];
+            }
+            *skips.vec(i0 + i) = sum;
+            store_rows<T, S>(d_beta.from(c), tile, width(i0 + i), miss);
+            store_rows<T, S>(dx.from(c), tile, width(i0 + i), pull);
+        }
+    };
+    // and this for all groups of the kLonghornChannels channels whose sums begin `offset` numbers on
+    const auto sum = [&](const Tile& tile, std::int64_t offset) {
         S norm[kTime];
         sum_lanes<S>(a.norm, kTime, norm);
         const auto sum_block = [&](std::int64_t m0, std::int64_t count) {
             S *sums_q = a.sums.data(), *sums_k = sums_q + kTime * count;
             sum_lanes<S>(a.q + m0 * kTime, kTime * count, sums_q);
             sum_lanes<S>(a.k + m0 * kTime, kTime * count, sums_k);
-            for (int t = 0; t < steps; ++t) {
-                S *to_q = dq[t0 + t] + m0, *to_k = dk[t0 + t] + m0;
+            for (int t = 0; t < tile.steps; ++t) {
+                S *to_q = dq[tile.t0 + t] + offset + m0, *to_k = dk[tile.t0 + t] + offset + m0;
                 for (std::int64_t m = 0; m < count; ++m) {
                     to_q[m] = sums_q[t * count + m];
                     to_k[m] = 2 * (sums_k[t * count + m] + norm[t] * keys.k[t * keys.row + m0 + m]);
@@ -231,6 +231,22 @@ void backward_unit(const LonghornProblem& p, const LonghornGradients& to, std::s
             }
         };
         p.exact ? sum_block(0, M) : blocks(sum_block);
+    };
+
+    for (std::int64_t t0 = (length - 1) / kTime * kTime; t0 >= 0; t0 -= kTime) {
+        const int steps = std::min<std::int64_t>(kTime, length - t0);
+        const Tile tile{t0, std::max<std::int64_t>(t0 - kTime, 0), steps};
+        const auto* start = reinterpret_cast<const Scan<S>*>(p.checkpoints);
+        start += (((p.tiles[n] + t0 / kTime) * p.groups + g) * vectors + first / W) * M;
+        keys.template load<T>(k, q, t0, steps);
+        for (std::int64_t c0 = first; c0 < last; c0 += kLonghornChannels) {
+            const std::int64_t low = (c0 - first) / W, high = std::min(low + kLonghornChannels / W, mine);
+            for (std::int64_t i = low; i < high; i += kBackGroup) {
+                const std::int64_t count = std::min<std::int64_t>(kBackGroup, high - i);
+                load(tile, i, count), go_back(tile, start, i, count), store(tile, i, count);
+            }
+            sum(tile, c0 / kLonghornChannels * to.part);
+        }
     }
     for (std::int64_t i = 0; i < mine; ++i) {
         const std::int64_t c = channel + first + i * W;
@@ -245,10 +261,12 @@ void backward_unit(const LonghornProblem& p, const LonghornGradients& to, std::s
 void longhorn_backward(const LonghornProblem& p, const LonghornGradients& to) {
     with_type(p.dtype, [&](auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
-        const std::int64_t each = (p.channels + kLonghornChannels - 1) / kLonghornChannels;
-        const std::int64_t units = p.sequences.size() * p.groups * each;
+        const std::int64_t channels = unit_channels(p, kLonghornChannels);
+        const std::int64_t each = (p.channels + channels - 1) / channels;
 #pragma omp parallel for num_threads(p.threads) schedule(dynamic) if (p.threads > 1)
-        for (std::int64_t u = 0; u < units; ++u) backward_unit<T>(p, to, u / each / p.groups, u / each % p.groups, u % each);
+        for (std::int64_t u = 0; u < std::int64_t(p.sequences.size()) * p.groups * each; ++u)
+            backward_unit<T>(p, to, u / each / p.groups, u / each % p.groups, u % each * channels,
+                             std::min((u % each + 1) * channels, p.channels));
     });
 }
 

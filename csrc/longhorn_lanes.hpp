@@ -215,6 +215,23 @@ inline void fold(Scan<S>* v) {
     }
 }
 
+// Of as many vectors as each has lanes: lane i of vector j becomes lane j of vector i.
+template <class S, std::size_t h, std::size_t... i>
+inline void swap_blocks(Scan<S>& a, Scan<S>& b, std::index_sequence<i...>) {
+    constexpr std::size_t W = sizeof...(i);
+    const Scan<S> first = shuffled<S, (i & h ? W + (i ^ h) : i)...>(a, b);
+    b = shuffled<S, (i & h ? W + i : i ^ h)...>(a, b), a = first;
+}
+template <class S, std::size_t h = kScanLanes<S> / 2>
+inline void transpose(Scan<S>* v) {
+    if constexpr (h > 0) {
+#pragma GCC unroll 16
+        for (std::size_t j = 0; j < kScanLanes<S>; ++j)
+            if (!(j & h)) swap_blocks<S, h>(v[j], v[j + h], std::make_index_sequence<kScanLanes<S>>{});
+        transpose<S, h / 2>(v);
+    }
+}
+
 // The sum over lanes of each of `count` vectors, which are zero afterwards; count is a multiple of the lanes.
 template <class S>
 inline void sum_lanes(Scan<S>* from, std::int64_t count, S* to) {

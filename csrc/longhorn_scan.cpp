@@ -5,8 +5,8 @@
 namespace pcl::PCL_ISA {
 namespace {
 
-// C states of one vector of channels through a tile of time; their part of S q is added to the rows of out, which the first
-// begin with skip ⊙ x.
+// C states of one vector of channels through a tile of time; their part of S q is added to the rows of out, which the
+// first begin with skip ⊙ x.
 template <class S, int C>
 inline void through_time(int steps, const KeyTile<S>& keys, std::int64_t m0, Scan<S> skip, const Scan<S>* x,
                          const Scan<S>* size, Scan<S>* state, const Rows<S>& out) {
@@ -108,11 +108,8 @@ void scan_unit(const LonghornProblem& p, std::size_t n, std::int64_t g, std::int
 template <class T>
 void scan(const LonghornProblem& p, std::uintptr_t final) {
     using S = typename Compute<T>::type;
-    // one unit a thread where there are few sequences, in whole vectors
+    const std::int64_t block = unit_channels(p, kScanLanes<S>), each = (p.channels + block - 1) / block;
     const std::int64_t parts = p.sequences.size() * p.groups;
-    const std::int64_t blocks = std::max<std::int64_t>(1, (p.threads + parts - 1) / std::max<std::int64_t>(1, parts));
-    const std::int64_t W = kScanLanes<S>, block = ((p.channels + blocks - 1) / blocks + W - 1) / W * W;
-    const std::int64_t each = (p.channels + block - 1) / block;
 #pragma omp parallel for num_threads(p.threads) schedule(dynamic) if (p.threads > 1)
     for (std::int64_t u = 0; u < parts * each; ++u) {
         const std::int64_t n = u / each / p.groups, g = u / each % p.groups, first = u % each * block;

@@ -169,9 +169,9 @@ void scan(const Shape& s, int dtype, bool logits, bool exact, bool reverse, int 
     p.out = to(out, D, s.channels);
     PCL_BEST(longhorn_scan)(p, reinterpret_cast<std::uintptr_t>(final.get()));
     p.out = d_out.tensor(s.length, s.channels);
-    LonghornGradients g{to(dx, D, s.channels), to(d_beta, D, s.channels), to(dq, keys, M), to(dk, keys, M), rows * keys};
-    g.skip = reinterpret_cast<std::uintptr_t>(d_skip.get());
-    g.initial = reinterpret_cast<std::uintptr_t>(d_initial.get()), g.final = d_final.at();
+    const LonghornGradients g{to(dx, D, s.channels), to(d_beta, D, s.channels), to(dq, keys, M), to(dk, keys, M),
+                              rows * keys, reinterpret_cast<std::uintptr_t>(d_skip.get()),
+                              reinterpret_cast<std::uintptr_t>(d_initial.get()), d_final.at()};
     PCL_BEST(longhorn_backward)(p, g);
     std::free(kept);
 
