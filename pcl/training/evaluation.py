@@ -9,12 +9,14 @@ from pcl.models.modes import evaluation_mode
 
 
 @torch.no_grad()
-def accuracy(model: ContinualModel, task: str, x: Tensor, y: Tensor, *, batch_size: int = 1024) -> float:
+def accuracy(model: ContinualModel, task: str, x: Tensor, y: Tensor, *, batch_size: int = 128) -> float:
     """Fraction of samples whose most likely class is right; the model runs in evaluation mode.
 
     Args:
         x: ``(n, ...)``; uint8 images are scaled to [0, 1].
         y: ``(n,)`` class numbers.
+        batch_size: samples at a time. Larger batches are slower on a CPU where samples are long: their activations
+            leave the caches.
 
     Raises:
         ValueError: if there are no samples.
