@@ -47,10 +47,20 @@ def by_context(model: nn.Module, text: Tensor, lengths: Sequence[int]) -> list[f
 def by_position(model: nn.Module, text: Tensor, length: int, bin_width: int) -> list[float]:
     """Mean bits of each bin of positions in windows of ``length``, a window beginning at every bin's width.
 
-    So nearly every character counts once in every bin, and bins differ by position, not by how hard their text is.
+    All bins are measured on the same characters, each of which is once in every bin; those near the ends of the text,
+    which are not, do not count.
+
+    Raises:
+        ValueError: if no character is once in every bin.
     """
-    found = windows(model, text, length, bin_width)
-    return found.unflatten(1, (-1, bin_width)).mean((0, 2)).tolist()
+    found = windows(model, text, length, bin_width).unflatten(1, (-1, bin_width)).mean(2)  # (windows, bins)
+    count, bins = found.shape
+    if count < bins:
+        needed = length + bin_width * (bins - 1)
+        raise ValueError(
+            f"text: expected more than {needed} characters for {bins} bins of {bin_width}, got {len(text)}"
+        )
+    return [found[bins - 1 - i : count - i, i].mean().item() for i in range(bins)]
 
 
 def sliding(model: nn.Module, text: Tensor, context: int, stride: int) -> float:

@@ -118,6 +118,21 @@ def test_positions_are_in_order() -> None:
     assert found == pytest.approx([0, 1, 1, 1], abs=1e-6)
 
 
+def test_positions_are_compared_on_the_same_characters() -> None:
+    """A model without memory finds every position equally hard, though the text is harder at its end."""
+
+    class Memoryless(nn.Module):
+        def forward(self, tokens: Tensor) -> Tensor:
+            return nn.functional.one_hot(tokens, 50).float()
+
+    text = torch.cat([torch.zeros(40, dtype=torch.int64), torch.arange(40)])
+    first, *others = measures.by_position(Memoryless(), text, 32, 8)
+    assert others == pytest.approx([first] * 3, rel=1e-5)
+    with pytest.raises(ValueError, match="more than 56 characters for 4 bins of 8"):
+        measures.by_position(Memoryless(), text[:56], 32, 8)
+    measures.by_position(Memoryless(), text[:57], 32, 8)
+
+
 def test_windows_longer_than_the_text_are_refused() -> None:
     with pytest.raises(ValueError, match="more than 8 characters"):
         measures.windows(Counter(), torch.zeros(8, dtype=torch.int64), 8, 8)
