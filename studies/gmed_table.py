@@ -274,7 +274,13 @@ def report(runs: Sequence[Run], done: dict[str, dict[str, Any]], dataset: str, s
         "",
         f"Random edits move by {stride:g}, the best of {', '.join(f'{s:g}' for s in GRID)} on held-out images.",
     ]
-    lines += ["", "Paired t-tests over the seeds, two-sided:", "", "| method | less | difference | p |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "Paired t-tests over the seeds, two-sided:",
+        "",
+        "| method | less | difference | p |",
+        "|---|---|---|---|",
+    ]
     for one, other in PAIRS:
         pairs = zip(accuracies(runs, done, one), accuracies(runs, done, other), strict=True)
         lines.append(f"| {one} | {other} | {_tested([a - b for a, b in pairs])} |")

@@ -43,7 +43,8 @@ from pcl.models.longhorn.config import LonghornConfig
 from pcl.models.residual import ResidualStack
 from pcl.run import build
 from pcl.scenarios import SCENARIOS
-from studies.multi_fashion_mnist import finished, spread
+from studies.multi_fashion_mnist import spread
+from studies.runs import finished
 from studies.sequence_mixers import LSTM
 
 RESULTS = Path(__file__).parent / "results" / "sequential_mnist"

@@ -33,7 +33,7 @@ from pcl.data.text import CharacterText, load_text
 from pcl.models.longhorn.state import detach_state
 from pcl.randomness import generator, seeded
 from studies import text_report
-from studies.multi_fashion_mnist import finished
+from studies.runs import finished
 from studies.text_measures import by_context, by_position, carried, generation, sliding, windows
 from studies.text_models import MODELS, RECURRENT, build, continued, parameters
 
