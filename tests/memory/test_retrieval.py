@@ -138,7 +138,7 @@ def trainer(**arguments: Any) -> Trainer:
     return t
 
 
-@pytest.mark.parametrize("retrieval", [MIR(10, lr=0.1), Balanced("class")], ids=str)
+@pytest.mark.parametrize("retrieval", [MIR(10, lr=0.1), Balanced("class")], ids=["mir", "balanced"])
 def test_a_resumed_run_gives_the_same_bits(retrieval: Any) -> None:
     whole, first, second = (trainer(retrieval=retrieval) for _ in range(3))
     torch.manual_seed(1)

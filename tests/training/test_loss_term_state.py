@@ -44,7 +44,9 @@ def test_a_resumed_run_gives_the_same_bits(terms: str, setting: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [[], [EWC(2.0, samples=9)], [EWC(5.0, samples=8)], [OnlineEWC(5.0, samples=9)], [SI(1.0)]], ids=str
+    "other",
+    [[], [EWC(2.0, samples=9)], [EWC(5.0, samples=8)], [OnlineEWC(5.0, samples=9)], [SI(1.0)]],
+    ids=["none", "another strength", "other samples", "another kind", "si"],
 )
 def test_other_terms_are_refused(other: list[LossTerm]) -> None:
     first, second = overlapping(loss_terms=[EWC(5.0, samples=9)]), overlapping(loss_terms=other)

@@ -231,7 +231,11 @@ def test_loss_terms_wait_for_nothing(name: str, monkeypatch: pytest.MonkeyPatch)
             assert t.step() is not None
 
 
-@pytest.mark.parametrize("retrieval", [None, MIR(lr=0.1), Balanced("task"), Balanced("class")], ids=str)
+@pytest.mark.parametrize(
+    "retrieval",
+    [None, MIR(lr=0.1), Balanced("task"), Balanced("class")],
+    ids=["random", "mir", "task-balanced", "class-balanced"],
+)
 @pytest.mark.parametrize("samples", ["recalled", "others"])
 def test_a_reservoir_waits_for_nothing(
     retrieval: Retrieval | None, samples: Any, monkeypatch: pytest.MonkeyPatch
