@@ -233,7 +233,7 @@ void backward_unit(const LonghornProblem& p, const LonghornGradients& to, std::s
         p.exact ? sum_block(0, M) : blocks(sum_block);
     };
 
-    for (std::int64_t t0 = (length - 1) / kTime * kTime; t0 >= 0; t0 -= kTime) {
+    for (std::int64_t t0 = (length + kTime - 1) / kTime * kTime - kTime; t0 >= 0; t0 -= kTime) {  // none of no steps
         const int steps = std::min<std::int64_t>(kTime, length - t0);
         const Tile tile{t0, std::max<std::int64_t>(t0 - kTime, 0), steps};
         const auto* start = reinterpret_cast<const Scan<S>*>(p.checkpoints);
