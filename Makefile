@@ -40,11 +40,11 @@ study: $(VENV)/.all
 	$(BIN)/python -m studies.toy_problem
 	$(BIN)/python -m studies.cagrad_toy
 	$(BIN)/python -m studies.famo_toy
+	$(BIN)/python -m studies.tiny_shakespeare --data-root $(DATA)
 	$(BIN)/pcl compare --scenario ps-emnist --methods all emgd-gmc+me emgd-gs+me --rates 7 --data-root $(DATA) \
 	    --comparisons studies/results --name weightings
 	$(BIN)/python -m studies.edit_objective --data-root $(DATA)
 	$(BIN)/python -m studies.multi_fashion_mnist --data-root $(DATA)
-	$(BIN)/python -m studies.tiny_shakespeare --data-root $(DATA)
 	$(BIN)/python -m studies.mqar
 	$(BIN)/python -m studies.sequential_mnist --data-root $(DATA)
 

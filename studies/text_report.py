@@ -99,7 +99,10 @@ def draw(
             axes[1].text(lengths[-1], slid, f"{name}, sliding window", color=colour, va="bottom", ha="right")
     axes[0].set(title=f"Training: validation loss, windows of {context}", xlabel="steps")
     axes[1].set(title="Test loss over the length of windows", xlabel="characters in a window")
-    axes[2].set(title="Test loss over the position in a window", xlabel="position")
+    axes[2].set(title="Test loss over the position in a window, enlarged", xlabel="position")
+    inside = [bits for rs in found.values() for r in rs if r["carried"] is not None for bits in r["by_position"]]
+    margin = 0.15 * (max(inside) - min(inside))
+    axes[2].set_ylim(min(inside) - margin, max(inside) + margin)  # a model that cannot extrapolate leaves the picture
     axes[3].set(title="Cost of generation, one thread", xlabel="characters before", ylabel="ms per character")
     axes[3].set_ylim(bottom=0)
     axes[1].set_xscale("log", base=2)
