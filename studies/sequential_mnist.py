@@ -235,10 +235,10 @@ def draw(runs: Sequence[Run], done: dict[str, dict[str, Any]], target: Path) -> 
 
     names = list(dict.fromkeys(run.backbone for run in runs))
     methods = list(dict.fromkeys(run.method for run in runs))
-    figure = Figure(figsize=(10, 5.2), layout="constrained")
+    figure = Figure(figsize=(10, 2.6 + 1.3 * len(methods)), layout="constrained")
     axes: Any = figure.subplots(2, 2, sharex="col", sharey=True)
     for row, setting in zip(axes, SETTINGS, strict=True):
-        for axis, (what, title) in zip(row, {"A": "average accuracy", "F": "forgetting"}.items(), strict=True):
+        for axis, (what, title) in zip(row, {"A": "average accuracy", "F": "forgetting (negative: forgotten)"}.items(), strict=True):
             for i, name in enumerate(names):
                 for j, method in enumerate(methods):
                     found = percents(cells(runs, backbone=name, method=method, setting=setting), done, what)
@@ -283,7 +283,7 @@ def main() -> None:
     runs.sort(key=lambda run: (given.backbones.index(run.backbone), given.methods.index(run.method)))
     seconds = {name: statistics.median(done[r.key]["seconds"] for r in cells(runs, backbone=name)) for name in own}
     text = "\n\n".join([
-        f"{side} x {side} pixels, {side**2} steps, {images:,} images, {situations} situations; A and F in percent",
+        f"{side} x {side} pixels, {side**2} steps, {images:,} images, situations: {situations}; A and F in percent",
         table(runs, done),
         "Processor seconds of a run, its evaluations included, median: "
         + ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()),
