@@ -75,6 +75,24 @@ def test_the_sequences() -> None:
     assert learner(torch.rand(2, 1, 5, 5), "a").shape == (2, 2)
 
 
+def test_a_stream_without_end() -> None:
+    torch.manual_seed(0)
+    names: dict[str, object] = {"pcl": pcl, "torch": torch}
+    names |= {"signal": torch.randn(1200, 3), "label": torch.randint(2, (1200,))}
+    exec(blocks("README.md")[4], names)
+    trainer = names["trainer"]
+    assert isinstance(trainer, pcl.Trainer)
+    assert trainer.ended_at == {"pump": 2}  # 3 windows of 50 steps in each of 8 positions
+
+
+def test_the_table_of_rehearsal() -> None:
+    """The README repeats what the study has written."""
+    text, made = (ROOT / "README.md").read_text(), (ROOT / "studies/results/gmed_table/split.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| ([\d.]+ ± [\d.]+) \| ([\d.]+ ± [\d.]+) \| [-+][\d.]+ \|$", made, re.MULTILINE)
+    assert len(rows) == 11
+    assert all("| " + " | ".join(row) + " |\n" in text for row in rows)
+
+
 @pytest.mark.parametrize("name", [name for name, spec in WEIGHTINGS.items() if needs(spec) != "gradients"])
 def test_a_loop_of_ones_own_takes_every_weighting_while_tasks_come_and_go(name: str) -> None:
     torch.manual_seed(0)
