@@ -11,6 +11,9 @@ All mixers get the same batches, steps and schedule, and at every point the best
 early once it answers 99.9 % of the queries of 512 other sequences. ``--full`` has the sizes and the four rates of the
 text; it wants a GPU.
 
+The small grid shows who learns soon, not who can learn: one width, one seed, 2,000 steps. A curve that lies at one
+value in 4, 8 or 16, guessing among those that it has seen, may only want more steps.
+
 Runs that are done are kept in ``studies/results/mqar/runs.jsonl`` and not repeated; table and picture are made from
 that file. Interrupt and go on as you like.
 """
