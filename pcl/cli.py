@@ -133,7 +133,7 @@ class List:
             rich.print(table)
         one, other = next(iter(EDITS)), next(iter(LOSS_TERMS))
         rich.print(
-            "A method is a weighting, alone or with an edit of the rehearsal memory, a loss term, or both: emgd-gmc, "
+            "A method is a weighting, alone or with an edit of the rehearsal memory, a loss term beside it, or both: emgd-gmc, "
             f"emgd-gmc+{one}, emgd-gmc+{other}, emgd-gmc+{one}+{other}, ..."
         )
         for name, method in METHODS.items():

@@ -133,6 +133,8 @@ class RunConfig:
         elif self.timeline is None:
             own["starts"] = spec.timeline
         own |= {"memory_tasks": WEIGHTINGS[method.weighting].memory_tasks, "head": method.head}
+        if method.edit and EDITS[method.edit].alpha is not None:
+            own["edit_alpha"] = EDITS[method.edit].alpha
         own["edit_when"] = EDITS[method.edit].when if method.edit else "after"
         own["loss_strength"] = LOSS_TERMS[method.loss_term].strength if method.loss_term else None
         return dataclasses.replace(self, **{name: own[name] for name in own if getattr(self, name) is None})

@@ -27,6 +27,7 @@ A file with every key; all may be left out but the tasks::
     edit_alpha = 1e-5
 """
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -78,8 +79,8 @@ def read_scenario(path: Path) -> ScenarioSpec:
         ValueError: if it is not TOML, lacks something, or holds what is not understood; names the file and the key.
     """
     try:
-        content = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(path.read_bytes().decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a TOML file: {error}") from error
     try:
         return _spec(content, path.stem)
@@ -113,6 +114,11 @@ def _spec(content: dict[str, Any], stem: str) -> ScenarioSpec:
     _table(content, "scenario", {"timeline", "starts", "tasks", *PLAIN, *CUTS})
     given = {key: _of(kind, key, content[key]) for key, kind in PLAIN.items() if key in content}
     given |= {key: _of(kind, key, training[key]) for key, kind in TRAINING.items() if key in training}
+    for one, other, where in (("timeline", "starts", content), ("hidden", "resnet", training)):
+        if one in where and other in where:
+            raise ValueError(f"{one}, {other}: expected at most one of them")
+    if "shared" in content and "tasks" not in content:
+        raise ValueError("shared: expected beside [[tasks]] alone")
     given["file"] = given.pop("data", None)
     given.pop("shared", None)  # of the cut
     timeline = content.get("timeline", "random")
@@ -148,15 +154,31 @@ def _part(task: dict[str, Any]) -> Part:
     ]
     if len(changes) > 1 or "classes" not in task:
         raise ValueError(f"[[tasks]]: expected classes and at most one of {', '.join(TRANSFORMS)} in every task")
-    return Part(task["classes"], task.get("name"), task.get("images"), changes[0] if changes else None)
+    classes = task["classes"]
+    if not isinstance(classes, list) or not all(type(c) in (int, str) for c in classes):
+        raise ValueError(f"[[tasks]] classes: expected a list of numbers or names, got {classes!r}")
+    name, images = (
+        _of(kind, key, task[key]) if key in task else None for key, kind in (("name", str), ("images", int))
+    )
+    return Part(classes, name, images, changes[0] if changes else None)
 
 
 def _backbone(training: Mapping[str, Any]) -> tuple[MLPFor | ResNetFor, int]:
     if "resnet" in training:
-        width = _of(int, "resnet", training["resnet"])
+        width = _width("resnet", training["resnet"])
         return ResNetFor(width), 8 * width
-    hidden = tuple(_of(int, "hidden", width) for width in training.get("hidden", DEFAULTS["hidden"]))
+    widths = training.get("hidden", DEFAULTS["hidden"])
+    if not isinstance(widths, (list, tuple)) or not widths:
+        raise ValueError(f"hidden: expected a list of at least one width, got {widths!r}")
+    hidden = tuple(_width("hidden", width) for width in widths)
     return MLPFor(hidden), hidden[-1]
+
+
+def _width(key: str, value: object) -> int:
+    width: int = _of(int, key, value)
+    if width < 1:
+        raise ValueError(f"{key}: expected a width of at least 1, got {width}")
+    return width
 
 
 def _backbone_words(spec: ScenarioSpec) -> dict[str, Any]:
@@ -192,4 +214,6 @@ def _table(table: object, what: str, known: set[str]) -> dict[str, Any]:
 def _of(kind: type, key: str, value: object) -> Any:
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, (int, float) if kind is float else kind):
         raise ValueError(f"{key}: expected {kind.__name__}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key}: expected a finite number, got {value!r}")
     return value

@@ -34,6 +34,10 @@ def test_the_python_example() -> None:
     assert trainer.ended_at == {"animals": 30, "plants": 39}
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert "@@" not in (ROOT / "README.md").read_text()
+
+
 def test_the_three_lines() -> None:
     names = {"pcl_kernels": pcl_kernels, "gradients": [[torch.ones(3), None], [torch.ones(3), torch.ones(2)]]}
     exec(blocks("README.md")[1], names)

@@ -138,6 +138,12 @@ class Plan:
     def __post_init__(self) -> None:
         for scenario in self.scenario:
             check_scenario(scenario)
+            spec = find_scenario(scenario)
+            if spec.label_set is not None or spec.fingerprint is not None:
+                raise ValueError(
+                    f"{scenario}: a saved scenario is one situation, and a comparison needs several; take label_set, "
+                    "starts and fingerprint out of the file"
+                )
         check_name("baseline", self.baseline, tuple(METHODS))
         for method in self.methods:
             check_name("methods", method, (*METHODS, *families()))

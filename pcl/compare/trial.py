@@ -45,7 +45,8 @@ class Trial:
         return self.scenario, self.setting, self.timeline, self.optimizer, self.method
 
     def config(self, data_root: str) -> RunConfig:
-        """As ``pcl train`` would have it."""
+        """As ``pcl train`` would have it; steps stated for all images would leave gaps between those of a search."""
+        stated = "random" if self.validation else None
         return RunConfig(
             scenario=self.scenario,
             method=self.method,
@@ -53,7 +54,7 @@ class Trial:
             data_root=data_root,
             seed=self.seed,
             label_set=self.label_set,
-            timeline=None if self.timeline == "given" else self.timeline,  # type: ignore[arg-type]
+            timeline=stated if self.timeline == "given" else self.timeline,  # type: ignore[arg-type]
             timeline_number=self.timeline_number,
             optimizer=self.optimizer,  # type: ignore[arg-type]
             lr=self.lr,

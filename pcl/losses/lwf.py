@@ -43,7 +43,16 @@ class LwF(Unobserving):
         self._columns: dict[str, Tensor] = {}  # by task whose logits are compared: which of their columns
 
     def losses(self, samples: Samples) -> Tensor | None:
-        """See above, ``(B,)``; None before a task has ended."""
+        """See above, ``(B,)``; None before a task has ended.
+
+        Raises:
+            ValueError: for a model that carries its state from batch to batch.
+        """
+        if samples.model.carry is not None:
+            raise ValueError(
+                "LwF: a copy of the model, which has not read the stream, cannot say what the model would say with the "
+                "state that it carries; leave out LwF or `carry`"
+            )
         if self._teacher is None or is_memory(samples.task):
             return None
         with torch.no_grad():

@@ -41,7 +41,12 @@ class ClassMemory(Table):
 
     def settings(self) -> dict[str, Any]:
         """See :class:`pcl.memory.base.Memory`."""
-        return {"kind": "ClassMemory", "per_class": self.per_class, "keep": self.keep}
+        return {
+            "kind": "ClassMemory",
+            "per_class": self.per_class,
+            "keep": self.keep,
+            "keep_original": self.keep_original,
+        }
 
     def observe(self, task: str, x: Tensor, y: Tensor, classes: Sequence[int], draws: torch.Generator) -> None:
         """Offer a batch of a task in training to its reservoirs."""

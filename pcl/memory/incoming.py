@@ -35,14 +35,16 @@ class Incoming:
         """Of the mean over the tasks of their mean losses, one tensor per parameter; None where it does not reach.
 
         With one task this is the gradient of the batch. It is found once a step, when it is first asked for, with the
-        model in evaluation mode, so that layer statistics and generators stay as they are.
+        model in evaluation mode, so that layer statistics, generators and carried states stay as they are. (All of
+        several batches that a step accumulates go on from the state before the step.)
         """
         total: list[Tensor | None] = [None] * len(self.parameters)
         with evaluation_mode(self.model):
             for task, batches in self.batches.items():
                 samples = len(self.batches) * sum(len(y) for _, y in batches)
                 for x, y in batches:
-                    loss = self.model.losses(x, y, task).sum() / samples
+                    features = self.model.encode(self.model.window(x, task))  # on from the state that is carried
+                    loss = self.model.feature_losses(features, y, task).sum() / samples
                     found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
                     total = [b if a is None else a if b is None else a + b for a, b in zip(total, found, strict=True)]
         return tuple(total)

@@ -42,7 +42,7 @@ class ReservoirMemory(Table):
 
     def settings(self) -> dict[str, Any]:
         """See :class:`pcl.memory.base.Memory`."""
-        return {"kind": "ReservoirMemory", "capacity": self.capacity}
+        return {"kind": "ReservoirMemory", "capacity": self.capacity, "keep_original": self.keep_original}
 
     def observe(self, task: str, x: Tensor, y: Tensor, classes: Sequence[int], draws: torch.Generator) -> None:
         """Let a batch go by: x ``(B, ...)``, y ``(B,)``; some of it stays, in the place of what was there."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 State = Any
-"""A tensor, or lists and tuples of states."""
+"""A tensor, None, or lists and tuples of states."""
 
 
 class Stateful(Protocol):
@@ -76,7 +76,7 @@ def _tensors(state: State) -> Iterator[Tensor]:
     """All tensors of a state, in a fixed order."""
     if isinstance(state, Tensor):
         yield state
-    else:
+    elif state is not None:  # of a part that remembers nothing
         for part in state:
             yield from _tensors(part)
 
@@ -85,6 +85,8 @@ def _rebuild(like: State, tensors: Iterator[Tensor]) -> State:
     """A state of the same form, of other tensors."""
     if isinstance(like, Tensor):
         return next(tensors)
+    if like is None:
+        return None
     parts = [_rebuild(part, tensors) for part in like]
     if hasattr(like, "_fields"):  # a named tuple
         return type(like)(*parts)

@@ -2,7 +2,7 @@
 
 import operator
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -107,6 +107,7 @@ class Stream:
         self._ahead: deque[Batch] = deque()  # read and not yet used, all of the current epoch
         self._class_numbers: dict[torch.device, Tensor] = {}
         self._taken = 0  # batches used in the current epoch
+        self._begun: int | None = None  # the last epoch of which a step took batches
         self._failed = False
 
     def __repr__(self) -> str:
@@ -124,6 +125,8 @@ class Stream:
     def end(self) -> None:
         """End the task now, whether or not batches are left."""
         self.ended = True
+        if self.prefetch and isinstance(self._iterator, Generator):
+            self._iterator.close()  # and with it the thread that reads ahead
 
     def peek(self) -> Batch | None:
         """The next batch, which stays next until :meth:`advance`; None when the source is dry.
@@ -163,10 +166,11 @@ class Stream:
             self._ahead.popleft()
         self._taken += count
 
-    @property
-    def at_start(self) -> bool:
-        """Whether the next batch is the first of its epoch."""
-        return self._taken == 0
+    def begin_epoch(self) -> bool:
+        """Whether the next batch is the first of its epoch that a step takes; true once in an epoch."""
+        first = self._begun != self.epoch
+        self._begun = self.epoch
+        return first
 
     @property
     def length(self) -> int | None:
@@ -201,6 +205,7 @@ class Stream:
             "classes": list(self.classes),
             "epoch": self.epoch,
             "taken": self._taken,
+            "begun": self._begun,
             "paused": self.paused,
             "ended": self.ended,
         }
@@ -221,7 +226,7 @@ class Stream:
                 f"stream {self.task!r}: its DataLoader shuffles without a generator of its own, so that the batches "
                 "already used cannot be told from the others; pass generator=torch.Generator().manual_seed(...)"
             )
-        self.epoch, self._taken = state["epoch"], state["taken"]
+        self.epoch, self._taken, self._begun = state["epoch"], state["taken"], state["begun"]
         self.paused, self.ended = state["paused"], state["ended"]
         self._iterator = None
         self._ahead.clear()

@@ -51,6 +51,10 @@ def check_arguments(trainer: "Trainer") -> None:
             "trainer: retrieval chooses one batch from the whole memory, memory_tasks='each' draws one for every task; "
             "leave one of them out"
         )
+    for name, method in (("memory", "observe"), ("retrieval", "settings"), ("edit", "load_state_dict")):
+        part = getattr(trainer, name)
+        if part is not None and (isinstance(part, type) or not hasattr(part, method)):
+            raise TypeError(f"trainer: expected {name} to be an object, such as pcl.ClassMemory(5), got {part!r}")
     names = {
         "gradients_over": ("backbone", "all"),
         "gramian": ("needed", "always"),

@@ -48,7 +48,7 @@ def next_batches(trainer: "Trainer") -> tuple[dict[str, list[Batch]], dict[str, 
             trainer.optimizer.add_param_group({"params": parameters})
         trainer._callbacks.call("on_task_start", trainer, task)
     for task in batches:
-        if trainer.streams[task].at_start:
+        if trainer.streams[task].begin_epoch():
             model.restart(task)
     return batches, faults
 
@@ -70,7 +70,7 @@ def _finish_ended(trainer: "Trainer") -> None:
     ended = [
         task
         for task, stream in trainer.streams.items()
-        if stream.ended and task in trainer.model.tasks and task not in trainer.ended_at
+        if stream.ended and task in trainer._last_trained and task not in trainer.ended_at
     ]
     if ended:
         trainer._guard.look(wait=True)

@@ -18,7 +18,8 @@ class LonghornBackbone(nn.Module):
 
     - ``(B, L, channels)``: a sequence of vectors.
     - ``(B, channels, H, W)``: an image, read pixel by pixel, row by row; L = H W.
-    - ``(B, L)`` of integers: tokens, if the config has a vocabulary.
+    - ``(B, L)`` of integers: tokens, if the config has a vocabulary. For a loop of one's own: the Trainer's samples are
+      floating-point numbers, which edits can change.
     - ``(B, L)`` of floating-point numbers: a sequence of numbers, if channels is 1.
 
     Args:

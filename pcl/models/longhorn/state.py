@@ -19,5 +19,6 @@ def detach_state(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: detach_state(value) for key, value in state.items()}
     if isinstance(state, (list, tuple)):
-        return type(state)(detach_state(value) for value in state)
+        parts = [detach_state(value) for value in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
     return state
