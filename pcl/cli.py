@@ -133,8 +133,8 @@ class List:
             rich.print(table)
         one, other = next(iter(EDITS)), next(iter(LOSS_TERMS))
         rich.print(
-            "A method is a weighting, alone or with an edit of the rehearsal memory, a loss term beside it, or both: emgd-gmc, "
-            f"emgd-gmc+{one}, emgd-gmc+{other}, emgd-gmc+{one}+{other}, ..."
+            "A method is a weighting with rehearsal, alone or with an edit of its memory, a loss term, or both: "
+            f"emgd-gmc, emgd-gmc+{one}, emgd-gmc+{other}, emgd-gmc+{one}+{other}, ..."
         )
         for name, method in METHODS.items():
             if not method.added and name not in WEIGHTINGS:
