@@ -34,20 +34,9 @@ import torch
 from rich.progress import track
 
 from studies.mqar_training import MIXERS, PAIRS, SOLVED, Result, Run, train
+from studies.runs import finished
 
 RESULTS = Path(__file__).parent / "results" / "mqar"
-
-
-def finished(path: Path) -> dict[str, Result]:
-    """Results of the runs in the file, by key; half a line at its end, left by an interruption, is cut off."""
-    if not path.exists():
-        return {}
-    text = path.read_text()
-    if not text.endswith("\n"):
-        text = text[: text.rfind("\n") + 1]
-        path.write_text(text)
-    entries = [json.loads(line) for line in text.splitlines()]
-    return {json.dumps(entry["run"], sort_keys=True): entry["result"] for entry in entries}
 
 
 def complete(runs: Iterable[Run], done: dict[str, Result], path: Path, device: str, processes: int) -> None:
@@ -60,7 +49,7 @@ def complete(runs: Iterable[Run], done: dict[str, Result], path: Path, device: s
             run, result = futures[future], future.result()
             done[run.key] = result
             with path.open("a") as file:
-                file.write(json.dumps({"run": asdict(run), "result": result}) + "\n")
+                file.write(json.dumps({"run": asdict(run), "results": result}) + "\n")
 
 
 def best(runs: Iterable[Run], done: dict[str, Result]) -> Run:

@@ -213,6 +213,15 @@ def test_a_file_runs_on_nothing_but_what_its_fingerprint_names(tmp_path: Path) -
         ("[[tasks]]\nclasses = [0]\nrotate = 'left'", "rotate: expected float"),
         ("[split]\ntasks = 5\n[training]\nlayers = 3", r"\[training\]: unknown layers"),
         ("[split]\ntasks = 5\n[training]\nlr = true", "lr: expected float"),
+        ("[split]\ntasks = 5\n[training]\nlr = nan", "lr: expected a finite number"),
+        ("[split]\ntasks = 5\n[training]\nhidden = []", "hidden: expected a list of at least one width"),
+        ("[split]\ntasks = 5\n[training]\nhidden = [0]", "hidden: expected a width of at least 1"),
+        ("[split]\ntasks = 5\n[training]\nhidden = [8]\nresnet = 8", "hidden, resnet: expected at most one"),
+        ("timeline = 'serial'\nstarts = [0]\n[split]\ntasks = 5", "timeline, starts: expected at most one"),
+        ("shared = true\n[split]\ntasks = 5", r"shared: expected beside \[\[tasks\]\]"),
+        ("[[tasks]]\nclasses = '012'", "classes: expected a list"),
+        ("[[tasks]]\nclasses = [true]", "classes: expected a list"),
+        ("[[tasks]]\nclasses = [0]\nimages = 1.5", "images: expected int"),
     ],
 )
 def test_files_that_cannot_be_understood_are_refused(content: str, message: str, tmp_path: Path) -> None:
@@ -250,3 +259,17 @@ def test_every_image_set_can_be_downloaded() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"absent\.toml"):
         cli.main(["train", "--scenario", str(tmp_path / "absent.toml")])
+
+
+def test_a_saved_scenario_is_one_situation_and_no_comparison(tmp_path: Path) -> None:
+    cli.main(["show", "split-digits", "--save", str(tmp_path / "my.toml")])
+    with pytest.raises(ValueError, match="one situation, and a comparison needs several"):
+        Plan(scenario=(str(tmp_path / "my.toml"),))
+
+
+def test_stated_starts_do_not_hold_a_search_up(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("starts = [0, 100]\n[[tasks]]\nclasses = [0, 1]\n[[tasks]]\nclasses = [2, 3]\n")
+    plan = Plan(scenario=(str(tmp_path / "own.toml"),))
+    trial = plan.trial(plan.entries[0], 1e-3, plan.validation_case(0), validation=True)
+    assert trial.config("data").timeline == "random"
+    assert plan.trial(plan.entries[0], 1e-3, plan.cases[0]).config("data").resolved().starts == (0, 100)

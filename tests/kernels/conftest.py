@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pcl_kernels import _C
 from tests.kernels.backends import BACKENDS, Backend
 from tests.kernels.solvers import FLAGS, build, solver_params, solvers_named
 
@@ -24,6 +25,15 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     request.param.enter()
     yield request.param
     request.param.leave()
+
+
+@pytest.fixture(params=_C.isas())
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every instruction set this machine has."""
+    before = _C.isa()
+    _C.use_isa(request.param)
+    yield request.param
+    _C.use_isa(before)
 
 
 @pytest.fixture(scope="session")

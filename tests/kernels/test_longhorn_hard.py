@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from pcl_kernels import _C, longhorn_scan, longhorn_step
+from pcl_kernels import longhorn_scan, longhorn_step
 from tests.kernels.longhorn_cases import SHAPES, Problem, problem
 from tests.kernels.test_longhorn_scan import assert_as_the_reference
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-
-
-@pytest.fixture(params=_C.isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The op runs on this instruction set."""
-    _C.use_isa(request.param)
-    yield request.param
-    _C.use_isa(_C.isas()[-1])
 
 
 def changed(given: Problem, **tensors: Tensor) -> Problem:

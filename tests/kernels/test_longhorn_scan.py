@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -13,19 +12,11 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 import pcl_kernels
-from pcl_kernels import _C, longhorn_scan, longhorn_step
+from pcl_kernels import longhorn_scan, longhorn_step
 from pcl_kernels.longhorn_scan import layout, op, reference
 from tests.kernels.longhorn_cases import OPTIONS, SHAPES, Problem, problem
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-
-
-@pytest.fixture(params=_C.isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The op runs on this instruction set."""
-    _C.use_isa(request.param)
-    yield request.param
-    _C.use_isa(_C.isas()[-1])
 
 
 def assert_as_the_reference(given: Problem, found: dict[str, Tensor]) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pcl_kernels import _C, Status, simplex_qp
+from pcl_kernels import Status, simplex_qp
 from pcl_kernels.simplex_qp.reference import simplex_qp as reference
 from tests.kernels.hard_gramians import (
     Problem,
@@ -23,15 +21,6 @@ from tests.kernels.hard_gramians import (
     kkt_residual,
     rounding_excess,
 )
-
-
-@pytest.fixture(params=_C.isas())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every instruction set this machine has."""
-    before = _C.isa()
-    _C.use_isa(request.param)
-    yield request.param
-    _C.use_isa(before)
 
 
 def random_problem(k: int, m: int, seed: int, *batch: int) -> tuple[Tensor, Tensor]:

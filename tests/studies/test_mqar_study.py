@@ -68,7 +68,7 @@ def test_the_best_rate_answers_most_then_soonest() -> None:
 def test_finished_runs_are_read_and_half_a_line_is_cut_off(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     assert mqar.finished(path) == {}
-    line = json.dumps({"run": vars(RUN), "result": {"seconds": 1.0}})
+    line = json.dumps({"run": vars(RUN), "results": {"seconds": 1.0}})
     path.write_text(line + "\n" + line[:20])
     assert mqar.finished(path) == {RUN.key: {"seconds": 1.0}}
     assert path.read_text() == line + "\n"
@@ -102,7 +102,7 @@ def test_a_report_makes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     run = Run("LSTM", 64, 64, 0.1, 2000, 32, 64)
     other = replace(run, mixer="GLA", length=128)
     (tmp_path / "runs.jsonl").write_text(
-        "".join(json.dumps({"run": vars(r), "result": result((2000, 0.5))}) + "\n" for r in (run, other))
+        "".join(json.dumps({"run": vars(r), "results": result((2000, 0.5))}) + "\n" for r in (run, other))
     )
     monkeypatch.setattr(sys, "argv", ["mqar", "--rates", "0.1", "0.2", "--lengths", "64", "--report"])
     mqar.main()

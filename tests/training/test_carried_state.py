@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -19,11 +19,13 @@ from pcl import (
     GradientEdit,
     LonghornBackbone,
     LonghornConfig,
+    LwF,
     Stream,
     Trainer,
     Windows,
     detach_state,
 )
+from pcl.memory.incoming import Incoming
 
 ROWS, LENGTH = 3, 4
 
@@ -159,6 +161,52 @@ def test_an_epoch_begins_with_an_empty_state() -> None:
     assert not same(state_of(t, "a"), after_first)
     t.fit(steps=1)
     assert same(state_of(t, "a"), after_first)
+
+
+def test_an_epoch_begins_anew_also_behind_a_batch_that_was_skipped() -> None:
+    still: dict[str, Any] = {"optimizer": lambda p: torch.optim.SGD(p, lr=0.0)}
+    t, fresh = trainer({"a": 0}, epochs=2, **still), trainer({"a": 0}, **still)
+    t.fit(steps=8)
+    for stream in (t.streams["a"], fresh.streams["a"]):
+        stream.upcoming(1)
+        stream.advance()
+    t.step()
+    fresh.step()
+    assert same(state_of(t, "a"), state_of(fresh, "a"))
+
+
+def test_a_look_ahead_goes_on_from_the_state_that_is_carried() -> None:
+    t = trainer({"a": 0}, optimizer=lambda p: torch.optim.SGD(p, lr=1.0))
+    t.fit(steps=2)
+    before = state_of(t, "a")
+    incoming = Incoming(t.model, {"a": t.streams["a"].upcoming(1)})
+    parameters, ahead = incoming.parameters, incoming.gradient
+    assert same(state_of(t, "a"), before)
+    old = [p.detach().clone() for p in parameters]
+    t.step()
+    for p, then, u in zip(parameters, old, ahead, strict=True):
+        assert u is not None
+        torch.testing.assert_close(then - p.detach(), u, rtol=1e-4, atol=1e-6)
+
+
+def test_distillation_from_a_model_without_the_state_is_refused() -> None:
+    t = trainer({"a": 0}, loss_terms=[LwF()])
+    with pytest.raises(ValueError, match="leave out LwF or `carry`"):
+        t.step()
+    assert t.step_count == 0
+
+
+def test_states_of_other_forms_are_detached() -> None:
+    class Two(NamedTuple):
+        a: Tensor
+        b: Tensor | None
+
+    x = torch.ones(1, requires_grad=True)
+    found = detach_state({"s": [Two(x * 2, None), (x * 3,)]})
+    assert isinstance(found["s"][0], Two)
+    assert found["s"][0].b is None
+    assert not found["s"][0].a.requires_grad
+    assert not found["s"][1][0].requires_grad
 
 
 def test_several_batches_in_a_step_follow_each_other() -> None:
