@@ -120,10 +120,9 @@ class Candidates:
         wanted = [graph.group(name) for name in (graph.growable() if groups is None else groups)]
         for given, what in ((mirror, "mirror"), (allowed, "allowed")):
             for name, value in (given or {}).items():
-                if value.shape != (graph.group(name).width,):
-                    raise ValueError(
-                        f"{what}: expected shape ({graph.group(name).width},) for group {name!r}, got {tuple(value.shape)}"
-                    )
+                width = graph.group(name).width
+                if value.shape != (width,):
+                    raise ValueError(f"{what}: expected shape ({width},) for group {name!r}, got {tuple(value.shape)}")
         for group in wanted:
             like = _layer(graph, group.producers[0]).weight
             may = (allowed or {}).get(group.name, torch.full((group.width,), split)).to(like.device)

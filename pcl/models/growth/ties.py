@@ -175,10 +175,10 @@ class Ties:
         self.read[name] = self.at[node] = x
 
     def _pooling(self, node: fx.Node, x: _At) -> None:
-        if x.axis == 1 and len(self._shape(node)) == 4:
+        if x.axis == 1 and len(self.shapes.get(node.name, ())) == 4:
             self.at[node] = x
         else:
-            x.group.fix(f"{node.name!r} pools over its channels")
+            x.group.fix(f"{node.name!r} does not pool every channel of images (B, C, H, W) by itself")
 
     def _reshape(self, node: fx.Node, x: _At, sizes: Sequence[Any]) -> None:
         """A view that leaves channels where they are, or joins them with all that comes behind them."""
