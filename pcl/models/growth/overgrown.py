@@ -1,6 +1,7 @@
 """The over-grown network: every neuron split, every new neuron there, each by its own small step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,7 @@ class OverGrown(fx.Interpreter):
 
     in which [h | n] is what the producer itself sees of the group below: directions and new neurons read the old
     neurons of that group alone. Dropout is off and BatchNorm uses its running statistics; so do copies and halves,
-    while new neurons have statistics of their own, see :meth:`measure`. Where the group has a fast path the halves are
+    while new neurons have statistics of their own, see :meth:`measuring`. Where the group has a fast path the halves are
     averaged right behind the activation (``pcl_kernels.firefly_split``), else in front of the readers.
 
     Args:
@@ -97,12 +98,13 @@ class OverGrown(fx.Interpreter):
         self._masks = masks or {}
         return self.run(*inputs)
 
-    @torch.no_grad()
-    def measure(self, *inputs: Any) -> None:
-        """Give new neurons behind a BatchNorm the mean and variance that they have on these inputs."""
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Within it, every forward pass gives new neurons behind a BatchNorm the mean and variance that they have on
+        its inputs."""
         self._measuring = True
         try:
-            self.forward(*inputs)
+            yield
         finally:
             self._measuring = False
 
