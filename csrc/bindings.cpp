@@ -23,6 +23,8 @@ void register_cagrad_dual(py::module_& m);
 void register_channel_affine(py::module_& m);
 void register_cone_qp(py::module_& m);
 void register_elastic_factors(py::module_& m);
+void register_firefly_apply(py::module_& m);
+void register_firefly_select(py::module_& m);
 void register_imtl_g(py::module_& m);
 void register_maxdo(py::module_& m);
 void register_longhorn_scan(py::module_& m);
@@ -77,6 +79,8 @@ PYBIND11_MODULE(_C, m) {
     pcl::register_channel_affine(m);
     pcl::register_cone_qp(m);
     pcl::register_elastic_factors(m);
+    pcl::register_firefly_apply(m);
+    pcl::register_firefly_select(m);
     pcl::register_imtl_g(m);
     pcl::register_maxdo(m);
     pcl::register_longhorn_scan(m);
