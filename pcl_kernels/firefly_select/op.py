@@ -92,7 +92,7 @@ def _cpu(
     chosen = torch.zeros(len(gain), dtype=torch.bool)
     read = [None if t is None else t.resolve_neg().contiguous() for t in (gain.double(), cost, layer)]
     at = [0 if t is None else t.data_ptr() for t in read]
-    _C.firefly_select(*at, len(gain), neurons, layers, budget, least, chosen.data_ptr())
+    _C.firefly_select(at[0], at[1], at[2], len(gain), neurons, layers, budget, least, chosen.data_ptr())
     return chosen
 
 
