@@ -12,6 +12,8 @@ from pcl_kernels.cone_qp import cone_qp
 from pcl_kernels.elastic_factors import elastic_factors
 from pcl_kernels.firefly_apply import firefly_apply
 from pcl_kernels.firefly_select import firefly_select
+from pcl_kernels.firefly_score import firefly_score
+from pcl_kernels.firefly_split import firefly_split, firefly_split_forward
 from pcl_kernels.gradvac import gradvac
 from pcl_kernels.gramian import GramianAccumulator, gramian
 from pcl_kernels.imtl_g import imtl_g
@@ -38,6 +40,9 @@ __all__ = [
     "elastic_factors",
     "firefly_apply",
     "firefly_select",
+    "firefly_score",
+    "firefly_split",
+    "firefly_split_forward",
     "gradvac",
     "gramian",
     "imtl_g",
