@@ -23,6 +23,7 @@ void register_cagrad_dual(py::module_& m);
 void register_channel_affine(py::module_& m);
 void register_cone_qp(py::module_& m);
 void register_elastic_factors(py::module_& m);
+void register_firefly_conv(py::module_& m);
 void register_firefly_score(py::module_& m);
 void register_firefly_split(py::module_& m);
 void register_imtl_g(py::module_& m);
@@ -79,6 +80,7 @@ PYBIND11_MODULE(_C, m) {
     pcl::register_channel_affine(m);
     pcl::register_cone_qp(m);
     pcl::register_elastic_factors(m);
+    pcl::register_firefly_conv(m);
     pcl::register_firefly_score(m);
     pcl::register_firefly_split(m);
     pcl::register_imtl_g(m);
