@@ -19,7 +19,6 @@ from pcl_kernels.firefly_split.checks import ACTIVATIONS
 from pcl_kernels.firefly_split.layout import Block, Walk, block, empty, empty_gradients, halves, walk_of, wide
 from pcl_kernels.gramian.triton import TRITON_DTYPES
 
-TILE = (32, 32)  # positions, channels
 SPAN = 512  # positions that a program adds up
 
 
@@ -98,9 +97,10 @@ def _of_channels(epsilon, scale, shift, mirror, c, here, HAS_SCALE: tl.constexpr
 def _split(a, d, y, epsilon, scale, shift, mirror, channels, positions, step_c, a_b, a_l, d_b, d_l, y_b, y_l,
            ACTIVATION: tl.constexpr, HAS_SCALE: tl.constexpr, HAS_SHIFT: tl.constexpr, HAS_MIRROR: tl.constexpr,
            DTYPE: tl.constexpr, COMPUTE: tl.constexpr, TILE_L: tl.constexpr, TILE_C: tl.constexpr):  # fmt: skip
-    sample = tl.program_id(0).to(tl.int64)
+    tiles = tl.cdiv(positions, TILE_L)
+    sample = tl.program_id(0).to(tl.int64) // tiles
     c = tl.program_id(1).to(tl.int64) * TILE_C + tl.arange(0, TILE_C)
-    at = tl.program_id(2).to(tl.int64) * TILE_L + tl.arange(0, TILE_L)
+    at = tl.program_id(0).to(tl.int64) % tiles * TILE_L + tl.arange(0, TILE_L)
     here = (at < positions)[:, None] & (c < channels)[None, :]
     s, t, plus, minus, _ = _of_channels(
         epsilon, scale, shift, mirror, c, c < channels, HAS_SCALE, HAS_SHIFT, HAS_MIRROR, COMPUTE
@@ -113,12 +113,14 @@ def _split(a, d, y, epsilon, scale, shift, mirror, channels, positions, step_c, 
 
 
 @triton.jit
-def _split_backward(a, d, grad, da, dd, partial, epsilon, scale, shift, mirror, channels, positions, step_c, a_b, a_l, d_b,
-              d_l, g_b, g_l, da_b, da_l, dd_b, dd_l, ACTIVATION: tl.constexpr, HAS_SCALE: tl.constexpr,
-              HAS_SHIFT: tl.constexpr, HAS_MIRROR: tl.constexpr, DTYPE: tl.constexpr, COMPUTE: tl.constexpr,
-              TILE_L: tl.constexpr, TILE_C: tl.constexpr, SPAN: tl.constexpr):  # fmt: skip
+def _split_backward(a, d, grad, da, dd, partial, epsilon, scale, shift, mirror, channels, positions, step_c, a_b, a_l,
+                    d_b, d_l, g_b, g_l, da_b, da_l, dd_b, dd_l, ACTIVATION: tl.constexpr, HAS_SCALE: tl.constexpr,
+                    HAS_SHIFT: tl.constexpr, HAS_MIRROR: tl.constexpr, DTYPE: tl.constexpr, COMPUTE: tl.constexpr,
+                    TILE_L: tl.constexpr, TILE_C: tl.constexpr, SPAN: tl.constexpr):  # fmt: skip
     """Beside da and dd, in partial [programs, 3, channels]: Σ d (g+ + mirror g-), Σ a (g+ + g-) and Σ (g+ + g-)."""
-    sample = tl.program_id(0).to(tl.int64)
+    spans = tl.cdiv(positions, SPAN)
+    program = tl.program_id(0).to(tl.int64)
+    sample = program // spans
     c = tl.program_id(1).to(tl.int64) * TILE_C + tl.arange(0, TILE_C)
     s, t, plus, minus, both = _of_channels(
         epsilon, scale, shift, mirror, c, c < channels, HAS_SCALE, HAS_SHIFT, HAS_MIRROR, COMPUTE
@@ -127,7 +129,7 @@ def _split_backward(a, d, grad, da, dd, partial, epsilon, scale, shift, mirror, 
     of_d = tl.zeros((TILE_C,), tl.float64)
     of_a = tl.zeros((TILE_C,), tl.float64)
     of_u = tl.zeros((TILE_C,), tl.float64)
-    first = tl.program_id(2).to(tl.int64) * SPAN
+    first = program % spans * SPAN
     for start in range(0, tl.minimum(positions - first, SPAN), TILE_L):
         at = first + start + tl.arange(0, TILE_L)
         here = (at < positions)[:, None] & (c < channels)[None, :]
@@ -144,7 +146,7 @@ def _split_backward(a, d, grad, da, dd, partial, epsilon, scale, shift, mirror, 
         of_d += tl.sum((along_d * at_d).to(tl.float64), axis=0)
         of_a += tl.sum((along_a * at_a).to(tl.float64), axis=0)
         of_u += tl.sum(along_a.to(tl.float64), axis=0)
-    to = partial + (sample * tl.num_programs(2) + tl.program_id(2)) * 3 * channels + c
+    to = partial + program * 3 * channels + c
     tl.store(to, of_d, mask=c < channels)
     tl.store(to + channels, of_a, mask=c < channels)
     tl.store(to + 2 * channels, of_u, mask=c < channels)
@@ -166,7 +168,8 @@ def firefly_split(
     if y.numel():
         tensors = [block(t, walk.rows) for t in (first, second, y)]
         samples, positions, step_c = tile_sizes(walk)
-        grid = (samples, triton.cdiv(walk.channels, TILE[1]), triton.cdiv(positions, TILE[0]))
+        tile = tile_of(a)
+        grid = (samples * triton.cdiv(positions, tile[0]), triton.cdiv(walk.channels, tile[1]))
         with on(a.device):
             _split[grid](
                 *(t.tensor for t in tensors), *vectors(epsilon, scale, shift, mirror), walk.channels, positions, step_c,
@@ -193,10 +196,10 @@ def firefly_split_backward(
         return da, dd, a.new_zeros((3, walk.channels), dtype=torch.float64)
     tensors = [*(block(t, walk.rows) for t in (first, second, grad)), *to]
     samples, positions, step_c = tile_sizes(walk)
-    spans = triton.cdiv(positions, SPAN)
-    partial = a.new_empty((samples * spans, 3, walk.channels), dtype=torch.float64)
+    programs = samples * triton.cdiv(positions, SPAN)
+    partial = a.new_empty((programs, 3, walk.channels), dtype=torch.float64)
     with on(a.device):
-        _split_backward[(samples, triton.cdiv(walk.channels, TILE[1]), spans)](
+        _split_backward[(programs, triton.cdiv(walk.channels, tile_of(a)[1]))](
             *(t.tensor for t in tensors), partial, *vectors(epsilon, scale, shift, mirror), walk.channels, positions,
             step_c, *steps(walk, tensors), **constants(a, scale, shift, mirror, activation),
             DTYPE=TRITON_DTYPES[a.dtype], SPAN=SPAN,
@@ -204,6 +207,11 @@ def firefly_split_backward(
     of_d, of_a, of_u = partial.sum(0)
     of_epsilon = of_d if scale is None else scale.double() * of_d
     return da, dd, torch.stack([of_epsilon, of_a + epsilon.double() * of_d, of_u])
+
+
+def tile_of(a: Tensor) -> tuple[int, int]:
+    """Positions and channels of a tile; exponentials in float64 need registers."""
+    return (16, 16) if a.dtype == torch.float64 else (32, 32)
 
 
 def tile_sizes(walk: Walk) -> tuple[int, int, int]:
@@ -228,5 +236,6 @@ def constants(
 ) -> dict[str, Any]:
     """What the kernels are compiled for."""
     has = {"HAS_SCALE": scale is not None, "HAS_SHIFT": shift is not None, "HAS_MIRROR": mirror is not None}
+    tile = tile_of(a)
     compute = tl.float64 if a.dtype == torch.float64 else tl.float32
-    return {"ACTIVATION": ACTIVATIONS[activation], **has, "COMPUTE": compute, "TILE_L": TILE[0], "TILE_C": TILE[1]}
+    return {"ACTIVATION": ACTIVATIONS[activation], **has, "COMPUTE": compute, "TILE_L": tile[0], "TILE_C": tile[1]}
