@@ -32,7 +32,7 @@ def normed() -> Case:
 
 
 def images() -> Case:
-    """Convolutions, depthwise and of stride 2; BatchNorm2d; pooling and a flatten, behind which a neuron has 4 columns."""
+    """Convolutions, depthwise and of stride 2; BatchNorm2d; pooling; a flatten, behind which a neuron has 4 columns."""
     net = nn.Sequential(
         *(nn.Conv2d(2, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
         *(nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3, stride=2, padding=1)),
@@ -109,7 +109,7 @@ def made(name: str, seed: int = 0) -> tuple[nn.Module, dict[str, Group], Tensor]
 def plan_for(
     net: nn.Module, groups: dict[str, Group], step: float = 0.0, *, new: int = 2, split: int = 2, copied: int = 0
 ) -> dict[str, GroupGrowth]:
-    """Some neurons split along random directions, new ones with random rows; all outgoing columns are scaled by step."""
+    """Some neurons split along random directions, new ones with random rows and columns of the size of the step."""
     plan = {}
     for name, group in groups.items():
         order = torch.randperm(group.width)

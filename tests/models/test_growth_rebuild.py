@@ -33,7 +33,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def train(net: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer, steps: int = 3) -> None:
-    net.train()
+    """In evaluation mode: in front of statistics of the batch biases have no gradient, and moments would be noise."""
     for step in range(steps):
         optimizer.zero_grad()
         net(x[step : step + 4]).square().sum().backward()
@@ -42,6 +42,7 @@ def train(net: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer, steps: in
 
 def assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
     assert found.shape == expected.shape
+    found, expected = found.detach(), expected.detach()
     scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
     assert ((found - expected).abs() <= tolerance * scale).all()
 
@@ -87,12 +88,12 @@ def test_the_change_is_of_the_order_of_the_step(name: str) -> None:
             rebuild(net, groups, plan_for(net, groups, step, new=new, split=split))
             moved[new, step] = float((net(x) - before).abs().max())
     assert moved[2, 1e-3] / moved[2, 1e-4] == pytest.approx(10, rel=0.1)
-    if name not in ("tied", "residual", "images"):  # a ReLU or a maximum may change its side
+    if name not in ("tied", "residual", "residual_images", "images"):  # a ReLU or a maximum may change its side
         assert moved[0, 1e-3] / moved[0, 1e-4] == pytest.approx(100, rel=0.1)
 
 
 def test_two_groups_that_grow_at_once_are_the_over_grown_network() -> None:
-    """Directions and new rows read the old neurons, as means of their halves; halves read new neurons as their old row."""
+    """Directions and new rows read the old neurons, as means of halves; halves read new neurons as their old row."""
     net, groups, x = made("mlp")
     plan = plan_for(net, groups, 0.4)
     (w1, b1, w2, w3, b3) = (p.detach().clone() for p in net.parameters())
@@ -145,7 +146,7 @@ def test_fewer_neurons_are_the_network_that_reads_no_others() -> None:
         select_neurons(by_mask, groups, masks)
         assert_close(net(x), silent(x))
         assert torch.equal(net(x), by_mask(x))
-        for n, group in groups.items():
+        for group in groups.values():
             assert len(net.get_submodule(group.producers[0]).weight) == group.width - 2  # type: ignore[arg-type]
 
 
@@ -237,7 +238,9 @@ def test_the_next_step_moves_untouched_entries_as_if_nothing_had_grown(kind: str
         [n for p in group["params"] for n, q in net.named_parameters() if p is q] for group in optimizer.param_groups
     ]
     beside = OPTIMIZERS[kind]([{"params": [twin.get_parameter(n) for n in group]} for group in names], 0.01)
-    beside.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    beside.param_groups[1]["lr"] = 0.02
+    for name, parameter in net.named_parameters():
+        beside.state[twin.get_parameter(name)] = copy.deepcopy(optimizer.state[parameter])
     plan = {"0": plan_for(net, groups, 0.1, new=2, split=1)["0"]}
     rebuild(net, groups, plan, optimizer)
     assert names == [
@@ -298,7 +301,10 @@ def without(entries: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 REFUSALS: dict[str, tuple[Callable[[GroupGrowth], object], str]] = {
-    "neuron out of range": (lambda g: changed(g, split=torch.tensor([0, 6])), r"split: .* its 6 neurons.* got .*\[0, 6\]"),
+    "neuron out of range": (
+        lambda g: changed(g, split=torch.tensor([0, 4])),
+        r"split: expected int64 indices of its 4 neurons, .* got torch\.int64 \[0, 4\]",
+    ),
     "neuron twice": (lambda g: changed(g, split=torch.tensor([1, 1])), "each at most once"),
     "float indices": (lambda g: changed(g, copied=torch.tensor([1.0])), r"copied: .* got torch\.float32"),
     "split and copied": (lambda g: changed(g, copied=g.split[:1]), "are split and copied"),
@@ -312,10 +318,19 @@ REFUSALS: dict[str, tuple[Callable[[GroupGrowth], object], str]] = {
         lambda g: g.rows_plus.update({"0": (g.rows_plus["0"][0][:1], None)}),
         r"rows_plus of '0': expected \(2, 2, 3, 3\) torch.float64 on cpu, got \(1, 2, 3, 3\)",
     ),
-    "columns of another shape": (lambda g: g.columns_new.update({"5": torch.ones(3)}), r"columns_new of '5': expected \(6, 2"),
-    "another dtype": (lambda g: g.columns_new.update({"5": g.columns_new["5"].float()}), r"float64 on cpu, got .* torch.float32"),
-    "no entries of a norm": (lambda g: g.norms_new["1"].pop("running_var"), "norms_new of '1', running_var: expected 2"),
-}  # fmt: skip
+    "columns of another shape": (
+        lambda g: g.columns_new.update({"5": torch.ones(3)}),
+        r"columns_new of '5': expected \(6, 2, 3, 3\) .* got \(3,\)",
+    ),
+    "another dtype": (
+        lambda g: g.columns_new.update({"5": g.columns_new["5"].float()}),
+        r"torch\.float64 on cpu, got .* torch\.float32",
+    ),
+    "no entries of a norm": (
+        lambda g: g.norms_new["1"].pop("running_var"),
+        "norms_new of '1', running_var: expected 2 entries",
+    ),
+}
 
 
 @pytest.mark.parametrize("what", REFUSALS)
@@ -351,7 +366,7 @@ def test_networks_and_optimizers_that_cannot_follow_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'1', a ReLU, cannot be rebuilt; expected one of Linear"):
         rebuild(net, {"0": Group("0", 6, ("0",), ("1",), (Reader("2"),))}, {"0": GroupGrowth(split=torch.tensor([1]))})
     for optimizer, words in (
-        (torch.optim.Rprop(net.parameters()), "Rprop keeps 'prev'.* of '0.weight'"),
+        (torch.optim.Rprop(net.parameters()), r"Rprop keeps 'prev' \(shape \(6,\)\) of '0.bias' \(6,\)"),
         (torch.optim.ASGD(net.parameters()), "ASGD keeps 'ax'"),
     ):
         train(net, x, optimizer)

@@ -62,5 +62,6 @@ class EmptyableConv2d(nn.Conv2d):
         padding = [int(p) for p in self.padding]
         sizes = zip(x.shape[2:], padding, self.dilation, self.kernel_size, self.stride, strict=True)
         size = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in sizes]
-        out = x.new_zeros(len(x), self.out_channels, *size) + self.weight.sum()  # which is 0, and gives it a gradient
+        nothing = self.weight.sum() + x[:, :0].sum()  # 0, so that weight and x have gradients
+        out = x.new_zeros(len(x), self.out_channels, *size) + nothing
         return out if self.bias is None else out + self.bias.view(-1, 1, 1)
