@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pcl.models.growth.candidates import Candidates
 from pcl.models.growth.choice import Budget, choose, gains, planned
 from pcl.models.growth.graph import WidthGraph
-from pcl.models.growth.new_layers import Offer, enlist, offers, strike_off
+from pcl.models.growth.new_layers import Offer, enlist, of_group, offers, strike_off
 from pcl.models.growth.overgrown import OverGrown
 from pcl.models.growth.plan import GroupGrowth
 from pcl.models.growth.rebuild import rebuild
@@ -182,6 +182,10 @@ class Firefly:
                     offer.take_away()
                 elif optimizer is not None:
                     enlist(optimizer, offer, model)
+            if len(kept) < len(offered):
+                with evaluation_mode(model):
+                    graph = WidthGraph(model, example, pointwise=pointwise)
+                found = replace(found, plan={n: of_group(growth, graph.groups[n]) for n, growth in found.plan.items()})
             rebuild(model, graph.groups, found.plan, optimizer)
         except BaseException:
             for offer in offered:

@@ -2,13 +2,14 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 
-from pcl.models.growth.graph import WidthGraph
+from pcl.models.growth.graph import Group, WidthGraph
 from pcl.models.growth.operations import POINTWISE_MODULES
+from pcl.models.growth.plan import GroupGrowth
 from pcl.models.growth.residual_layer import ResidualLayer
 
 _KERNEL = 3  # of convolutions in new layers (Sec. 5.3.2)
@@ -71,6 +72,15 @@ def offers(model: nn.Module, graph: WidthGraph, pointwise: Sequence[type[nn.Modu
         name = f"{node.target}.1"
         found[name] = Offer(parent, key, activation, layer, name, None if at is None else at.group)
     return list(found.values())
+
+
+def of_group(growth: GroupGrowth, group: Group) -> GroupGrowth:
+    """What a group gains, without the layers that were offered and not taken."""
+    layers = {*group.producers, *group.channelwise, *(reader.layer for reader in group.readers)}
+    kept = {f.name: getattr(growth, f.name) for f in fields(growth)}
+    return GroupGrowth(
+        **{k: {n: t for n, t in v.items() if n in layers} if isinstance(v, dict) else v for k, v in kept.items()}
+    )
 
 
 def enlist(optimizer: torch.optim.Optimizer, offer: Offer, model: nn.Module) -> None:
