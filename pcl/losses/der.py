@@ -71,7 +71,7 @@ class DER(Unobserving):
             )
         if recalled is None or recalled.logits is None:
             return None
-        now = samples.model.mixed_logits(samples.features, recalled.task, recalled.names)
+        now = samples.logits
         then = F.pad(recalled.logits, (0, now.shape[1] - recalled.logits.shape[1]), value=torch.nan)
         known = ~then.isnan()
         if self.unseen == "least" and samples.model.setting == "class":
