@@ -1,10 +1,10 @@
 """Whole steps of replay: ours, a bare PyTorch loop that does the same, and torch's own work in them.
 
 MLP 784-400-400-10, plain SGD, a batch with as many samples from a memory of 500, the sum of both losses but for GEM and
-A-GEM. GEM has four finished tasks with 120 stored samples each, and takes as many of each as are in a batch. A bare loop
-is what one writes by hand for one method: one forward and backward pass over all samples where their losses are summed,
-tensors for the memory, `torch.randperm` to draw from it, a copy of the model that looks ahead. The floor makes the same
-passes and updates on samples that are always the same: no stream, no memory, no look at what comes out.
+A-GEM. GEM has four finished tasks with 120 stored samples each, and takes a batch of each. A bare loop is what one
+writes by hand for one method: one forward and backward pass over all samples where their losses are summed, tensors for
+the memory, `torch.randperm` to draw from it, a copy of the model that looks ahead. The floor makes the same passes and
+updates on samples that are always the same: no stream, no memory, no look at what comes out.
 """
 
 from __future__ import annotations

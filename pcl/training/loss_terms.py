@@ -67,7 +67,7 @@ class LossTerms:
         mean_of_own: Tensor | None = None
         for term in self._of_samples:
             added = term.losses(samples)
-            if added is not None and isinstance(term, Replays) and count < len(added):
+            if added is not None and term is self.replays and count < len(added):
                 mean_of_own = added[count:].mean()
             elif added is not None:
                 losses = losses + added[:count]
