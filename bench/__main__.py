@@ -13,6 +13,7 @@ from pathlib import Path
 import bench.combine
 import bench.exactness
 import bench.firefly
+import bench.firefly_apply
 import bench.gramian
 import bench.longhorn_scan
 import bench.loss_terms
@@ -57,6 +58,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "memory_edit": bench.memory_edit.main,
     "firefly": bench.firefly.main,
     "rehearsal": bench.rehearsal.main,
+    "firefly_apply": bench.firefly_apply.main,
     "longhorn_scan": bench.longhorn_scan.main,
     "steps": bench.steps.main,
     "loss_terms": bench.loss_terms.main,

@@ -37,6 +37,10 @@ from pcl.metrics import average_accuracy, forgetting
 from pcl.models.augment import Augment
 from pcl.models.backbones import MLP, Normalize, ResNet18
 from pcl.models.continual import ContinualModel
+from pcl.models.growth.choice import Budget
+from pcl.models.growth.firefly import Firefly, Growth
+from pcl.models.growth.graph import WidthGraph
+from pcl.models.growth.residual_layer import ResidualLayer
 from pcl.models.heads import CosineHead
 from pcl.models.longhorn.backbone import LonghornBackbone
 from pcl.models.longhorn.bidirectional import BidirectionalBlock
@@ -122,6 +126,7 @@ __all__ = [
     "Batches",
     "BeforeUpdate",
     "BidirectionalBlock",
+    "Budget",
     "CAGrad",
     "CAGradFast",
     "ClassMemory",
@@ -131,6 +136,7 @@ __all__ = [
     "Diagnostics",
     "DualProj",
     "FairGrad",
+    "Firefly",
     "Fixed",
     "FromScratch",
     "GMEDEdit",
@@ -142,6 +148,7 @@ __all__ = [
     "GradientEdit",
     "GradientWeighting",
     "GreedyBalanced",
+    "Growth",
     "Halves",
     "HerdingMemory",
     "Krum",
@@ -165,6 +172,7 @@ __all__ = [
     "RandomEdit",
     "ResNet18",
     "ReservoirMemory",
+    "ResidualLayer",
     "ResidualStack",
     "Retrieval",
     "SDMGrad",
@@ -189,6 +197,7 @@ __all__ = [
     "VisionConfig",
     "VisionLonghorn",
     "Weighting",
+    "WidthGraph",
     "Windows",
     "Workspace",
     "average_accuracy",

@@ -209,6 +209,19 @@ def firefly_score(
     threads: int,
     /,
 ) -> None: ...
+def firefly_select(
+    gain: int,
+    cost: int,
+    layer: int,
+    count: int,
+    neurons: int,
+    layers: int,
+    budget: int,
+    least: int,
+    chosen: int,
+    /,
+) -> None: ...
+def firefly_apply(address: list[tuple[int, ...]], size: list[tuple[int, ...]], threads: int, /) -> None: ...
 def read_bytes(address: list[int], size: list[int], threads: int, /) -> int: ...
 def multiply_adds(rounds: int, threads: int, /) -> int: ...
 def combine_sgd(
