@@ -1,6 +1,6 @@
 """When a network grows in the middle of training, for which tasks, and on which samples."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -23,8 +23,8 @@ class GrowWhen:
     """When running tasks are due to grow.
 
     Attributes:
-        trigger: ``"task"``: once, when the task has trained for ``steps`` steps, in which it learns which of the neurons
-            there are it can use; ``"plateau"``: whenever the mean loss of its last ``steps`` steps is not below
+        trigger: ``"task"``: once, when the task has trained for ``steps`` steps, in which it learns which of the
+            neurons there are it can use; ``"plateau"``: whenever the mean loss of its last ``steps`` steps is not below
             ``1 - fall`` times that of the ``steps`` before; ``"every"``: whenever it has trained for ``steps`` steps
             since it began or grew; ``"manual"``: when :meth:`Grow.now` is called.
         steps: see above.
@@ -48,9 +48,7 @@ class GrowWhen:
 
     def __post_init__(self) -> None:
         if self.trigger not in get_args(Trigger):
-            raise ValueError(
-                f"GrowWhen trigger: expected one of {', '.join(get_args(Trigger))}, got {self.trigger!r}"
-            )
+            raise ValueError(f"GrowWhen trigger: expected one of {', '.join(get_args(Trigger))}, got {self.trigger!r}")
         for name in ("steps", "most"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -105,7 +103,7 @@ class Grow:
             raise ValueError(f"Grow batches: expected at least 1, got {batches}")
         if firefly.layers or budget.layers:
             raise ValueError(
-                "Grow: new layers would change what finished tasks compute; expected a Firefly and a Budget without layers"
+                "Grow: new layers would change what finished tasks compute; expected a Firefly and a Budget without them"
             )
         self.firefly = firefly
         self.budget = budget

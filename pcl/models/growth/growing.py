@@ -1,6 +1,5 @@
 """One network that grows as tasks come, of which every task uses a part that never changes once the task has ended."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,8 +13,8 @@ from pcl.models.growth.firefly import Budget, Firefly, Growth
 from pcl.models.growth.graph import Group, Reader, WidthGraph
 from pcl.models.growth.locks import attach, close, detach, resize, resting
 from pcl.models.growth.plan import GroupGrowth
-from pcl.models.growth.rebuild import select_neurons
 from pcl.models.growth.task_masks import TaskMasks, gated
+from pcl.models.growth.whole import Whole, compact, is_head, of_tasks
 from pcl.models.heads import Head, SigmoidHead
 
 
@@ -28,23 +27,9 @@ class Owned(NamedTuple):
     task: Tensor | None
 
 
-class Whole(nn.Module):
-    """A backbone and heads on its features, as one network with an output per head: the heads read the features, so
-    that they grow with them."""
-
-    def __init__(self, backbone: nn.Module, heads: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.heads = heads
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        features = self.backbone(x)
-        return tuple(head(features) for head in self.heads.children())
-
-
 class GrowingModel(ContinualModel):
-    """Backbone and heads for tasks that come one after the other or in parallel, and never disturb those that have ended
-    (Bo Liu's dissertation, 2025, Sec. 5.2.4 and Alg. 6).
+    """Backbone and heads for tasks that come one after the other or in parallel, and never disturb those that have
+    ended (Bo Liu's dissertation, 2025, Sec. 5.2.4 and Alg. 6).
 
     Task t uses the neurons of its masks mu_t (:class:`pcl.models.growth.task_masks.TaskMasks`): whatever reads the
     channels h of a group, reads h * mu_t. It begins with all neurons there are, and learns which of those that no
@@ -89,8 +74,8 @@ class GrowingModel(ContinualModel):
     ) -> None:
         if setting != "task":
             raise ValueError(
-                f"GrowingModel setting: expected 'task', got {setting!r}; which neurons a sample runs through depends on "
-                "its task, so that one classifier over all classes cannot be asked"
+                f"GrowingModel setting: expected 'task', got {setting!r}; which neurons a sample runs through depends "
+                "on its task, so that one classifier over all classes cannot be asked"
             )
         if not (head in ("linear", "sigmoid") or isinstance(head, SigmoidHead)):
             raise ValueError(f"GrowingModel head: expected 'linear' or 'sigmoid', which can grow, got {head!r}")
@@ -106,12 +91,12 @@ class GrowingModel(ContinualModel):
         head_like = nn.Linear(features, 1).to(device=example.device, dtype=example.dtype)
         found = WidthGraph(Whole(backbone, nn.ModuleList([head_like])), self.example).groups
         own = {name: group for name, group in found.items() if name != "heads.0"}
-        self._groups = {name: _without_heads(_with_reason(group, backbone)) for name, group in own.items()}
+        self._groups = {name: of_tasks(group, backbone) for name, group in own.items()}
         growing = {name: group for name, group in self._groups.items() if group.fixed is None}
         if not growing:
             reasons = "; ".join(f"{name}: {group.fixed}" for name, group in self._groups.items()) or "it has no layers"
             raise ValueError(f"GrowingModel: no width of the backbone can grow: {reasons}")
-        reads = [(name, r.repeat) for name, g in found.items() if name in growing for r in g.readers if _is_head(r)]
+        reads = [(name, r.repeat) for name, g in found.items() if name in growing for r in g.readers if is_head(r)]
         self._last: tuple[str, int] | None = reads[0] if reads else None  # the group of the features, and its repeat
         self._used = {name: self._none(name) for name in growing}  # by finished tasks
         attach(backbone)
@@ -212,9 +197,9 @@ class GrowingModel(ContinualModel):
     ) -> Growth:
         """Grow for some running tasks at once, in place, by the candidates that lower sum_t weights_t loss_t most.
 
-        A neuron that no finished task uses may split, if one of these tasks uses it: all tasks use both halves. One that
-        a finished task uses may be copied, if one of these tasks uses it: they use the copy in its place (Eq. 5.9). New
-        neurons are used by these tasks alone.
+        A neuron that no finished task uses may split, if one of these tasks uses it: whoever used it uses both halves.
+        One that a finished task uses may be copied, if one of these tasks uses it: those of them that did use the copy
+        in its place (Eq. 5.9). New neurons are used by these tasks alone.
 
         Args:
             firefly: how candidates are made, trained and scored.
@@ -356,18 +341,9 @@ class GrowingModel(ContinualModel):
     def task_network(self, task: str) -> nn.Module:
         """The plain network ``x -> logits`` of the neurons that a task uses: a copy without masks and locks, in
         evaluation mode. That of a task that has ended is the same to the bit whenever it is made."""
-        number = self._head_of[task]
-        network = _TaskNetwork(copy.deepcopy(self.backbone), copy.deepcopy(self.heads[number]), str(number))
-        detach(network)
-        kept = {name: self.masks_of(task).on(name) for name in self._used}
-        own = {f"heads.{number}"}
-        groups = {
-            name: replace(g, readers=tuple(r for r in g.readers if not _is_head(r) or r.layer in own))
-            for name, g in self.groups.items()
-            if name in kept
-        }
-        select_neurons(network, groups, {name: on.nonzero()[:, 0] for name, on in kept.items()})
-        return network.requires_grad_(False).eval()
+        keep = {name: self.masks_of(task).on(name).nonzero()[:, 0] for name in self._used}
+        groups = {name: group for name, group in self.groups.items() if name in keep}
+        return compact(self.backbone, self.heads, self._head_of[task], groups, keep)
 
     # ---- state
 
@@ -421,38 +397,6 @@ class GrowingModel(ContinualModel):
 
     def _none(self, group: str) -> Tensor:
         return torch.zeros(self._groups[group].width, dtype=torch.bool, device=self.example.device)
-
-
-class _TaskNetwork(nn.Module):
-    """Backbone and one head, named as in the model that they come from."""
-
-    def __init__(self, backbone: nn.Module, head: nn.Module, number: str) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.heads = nn.ModuleDict({number: head})
-
-    def forward(self, x: Tensor) -> Tensor:
-        (head,) = self.heads.values()
-        logits: Tensor = head(self.backbone(x))
-        return logits
-
-
-def _is_head(reader: Reader) -> bool:
-    return reader.layer.startswith("heads.")
-
-
-def _without_heads(group: Group) -> Group:
-    return replace(group, readers=tuple(reader for reader in group.readers if not _is_head(reader)))
-
-
-def _with_reason(group: Group, backbone: nn.Module) -> Group:
-    """The group; fixed where a layer ties its channels together, so that no task could use some of them alone."""
-    for layer in group.channelwise:
-        module = backbone.get_submodule(layer.removeprefix("backbone."))
-        if group.fixed is None and not isinstance(module, (_BatchNorm, nn.modules.conv._ConvNd)):
-            kind = type(module).__name__
-            return replace(group, fixed=f"{kind} {layer!r} ties its channels, so that no task can use some of them alone")
-    return group
 
 
 def _together(samples: Mapping[str, Sequence[tuple[Tensor, Tensor]]]) -> list[dict[str, tuple[Tensor, Tensor]]]:

@@ -1,9 +1,9 @@
 """Weights that finished tasks use never change again, entry by entry, whatever the optimizer does.
 
-Every parameter is read through a :class:`Lock`: weight = where(locked, kept, original). A locked entry gets no gradient,
-so that tasks conflict on the free entries alone, and momentum or weight decay, which move ``original`` all the same, do
-not reach it. Statistics of BatchNorm belong to its channels: those of channels that must not change rest, see
-:func:`resting`.
+Every parameter is read through a :class:`Lock`: weight = where(locked, kept, original). A locked entry gets no
+gradient, so that tasks conflict on the free entries alone, and momentum or weight decay, which move ``original`` all
+the same, do not reach it. Statistics of BatchNorm belong to its channels: those of channels that must not change rest,
+see :func:`resting`.
 """
 
 from collections.abc import Iterator, Mapping

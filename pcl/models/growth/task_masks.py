@@ -31,7 +31,9 @@ class TaskMasks(nn.Module):
         scores: one ``(m,)`` per group, in the order of ``on``; those of settled neurons mean nothing.
     """
 
-    def __init__(self, on: Mapping[str, Tensor], learns: Mapping[str, Tensor], start: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self, on: Mapping[str, Tensor], learns: Mapping[str, Tensor], start: float, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.names = tuple(on)
         self.start = start
