@@ -16,8 +16,8 @@ def _none() -> Tensor:
 class GroupGrowth:
     """What one group of m neurons gains. Old neurons are counted 0 .. m - 1.
 
-    The neurons of the grown group, in order: the old m in place (a split one holds its plus half), then the minus halves
-    in the order of ``split``, then the copies in the order of ``copied``, then the new ones.
+    The neurons of the grown group, in order: the old m in place (a split one holds its plus half), then the minus
+    halves in the order of ``split``, then the copies in the order of ``copied``, then the new ones.
 
     Rows are given per layer that makes the neurons (producers and depthwise layers), by the name of the layer, and in
     full, over the *old* inputs of the layer: shape ``(k, *weight.shape[1:])``. Where the group below grows too, its own
@@ -37,9 +37,9 @@ class GroupGrowth:
         rows_new: rows of the new neurons, ``(new, ...)``.
         columns_new: by reader, ``(its old outputs, new * repeat, ...)``: what the reader's old rows read of the new
             neurons; their scale is contained.
-        norms_new: by BatchNorm layer, entries of the new neurons: ``weight``, ``bias``, ``running_mean``,
-            ``running_var``, each ``(new,)``, as far as the layer has them. Halves and copies have those of the old
-            neuron.
+        norms_new: by BatchNorm or LayerNorm layer, entries of the new neurons: ``weight``, ``bias``,
+            ``running_mean``, ``running_var``, each ``(new,)``, as far as the layer has them. Halves and copies have
+            those of the old neuron.
     """
 
     split: Tensor = field(default_factory=_none)
