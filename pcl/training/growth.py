@@ -1,20 +1,25 @@
 """When a network grows in the middle of training, for which tasks, and on which samples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from torch import Tensor
+import torch
 
-from pcl.models.growth.firefly import Budget, Firefly
+from pcl.models.growth.choice import Budget
+from pcl.models.growth.firefly import Firefly
 from pcl.models.growth.growing import GrowingModel
+from pcl.models.growth.plan import GroupGrowth
+from pcl.models.modes import evaluation_mode
+from pcl.streams.stream import Batch
 from pcl.training.intake import read_batches
 
 if TYPE_CHECKING:
     from pcl.training.trainer import Trainer
 
 Trigger = Literal["task", "plateau", "every", "manual"]
+_Samples = Mapping[str, Sequence[Batch]]
 Solved = Callable[["Trainer", str], bool]
 
 
@@ -95,15 +100,15 @@ class Grow:
         batches: of every task for a growth, at most.
 
     Raises:
-        ValueError: for batches < 1, or a firefly or budget with new layers, which belong to all tasks at once.
+        ValueError: for batches < 1, or a budget of new layers, which would belong to all tasks at once.
     """
 
     def __init__(self, firefly: Firefly, budget: Budget, when: GrowWhen | None = None, *, batches: int = 8) -> None:
         if batches < 1:
             raise ValueError(f"Grow batches: expected at least 1, got {batches}")
-        if firefly.layers or budget.layers:
+        if budget.layers:
             raise ValueError(
-                "Grow: new layers would change what finished tasks compute; expected a Firefly and a Budget without them"
+                "Grow: new layers would change what finished tasks compute; expected a budget without them"
             )
         self.firefly = firefly
         self.budget = budget
@@ -146,7 +151,7 @@ class Grow:
             The record of the growth, as callbacks get it; None if none of the tasks has a batch left to grow on.
             ``kind``, ``step``, ``tasks``; ``gained`` by group, how many neurons were ``split``, ``copied`` and ``new``;
             ``widths``, ``neurons`` and ``parameters`` of backbone and heads before and after, in pairs; ``predicted``
-            and ``measured``, the fall of the objective.
+            and ``measured``, by how much the objective falls, on these samples in evaluation mode.
 
         Raises:
             TypeError: for a model that cannot grow.
@@ -159,10 +164,9 @@ class Grow:
         samples = {task: batches for task, batches in samples.items() if batches}
         if not samples:
             return None
-        before = _sizes(model)
-        growth = model.grow(
-            self.firefly, samples, self.budget, weights=self._lambda(samples), optimizer=trainer.optimizer
-        )
+        weights = self._lambda(samples)
+        before, loss = _sizes(model), _loss(model, samples, weights)
+        found = model.grow(self.firefly, samples, self.budget, weights=weights, optimizer=trainer.optimizer)
         for task in samples:
             self._tasks[task] = _Progress(grown=self._tasks.get(task, _Progress()).grown + 1)
         after = _sizes(model)
@@ -170,17 +174,17 @@ class Grow:
             "kind": "growth",
             "step": trainer.step_count - 1,
             "tasks": list(samples),
-            "gained": growth.gained,
+            "gained": {name: _gained(gain) for name, gain in found.plan.items()},
             "widths": {name: [before["widths"][name], width] for name, width in after["widths"].items()},
             "neurons": [before["neurons"], after["neurons"]],
             "parameters": [before["parameters"], after["parameters"]],
-            "predicted": growth.predicted,
-            "measured": growth.measured,
+            "predicted": found.predicted,
+            "measured": loss - _loss(model, samples, weights),
         }
         trainer._callbacks.call("on_growth", trainer, record)
         return record
 
-    def _peek(self, trainer: "Trainer", task: str) -> list[tuple[Tensor, Tensor]]:
+    def _peek(self, trainer: "Trainer", task: str) -> list[Batch]:
         stream = trainer.streams[task]
         if task not in trainer.active or (stream.last_step is not None and trainer.step_count > stream.last_step):
             return []
@@ -219,7 +223,7 @@ class Grow:
 
     def settings(self) -> dict[str, Any]:
         """What must be the same in a run that goes on from a checkpoint."""
-        return {**self.when.settings(), "firefly": repr(self.firefly), "budget": repr(self.budget), "n": self.batches}
+        return {**self.when.settings(), **vars(self.firefly), "budget": vars(self.budget), "batches": self.batches}
 
     def state_dict(self) -> dict[str, Any]:
         """What is known of the tasks."""
@@ -243,3 +247,15 @@ def _growing(trainer: "Trainer") -> GrowingModel:
 
 def _sizes(model: GrowingModel) -> dict[str, Any]:
     return {"widths": model.widths, "neurons": sum(model.widths.values()), "parameters": model.size()}
+
+
+def _gained(gain: GroupGrowth) -> dict[str, int]:
+    return {"split": len(gain.split), "copied": len(gain.copied), "new": gain.new}
+
+
+@torch.no_grad()
+def _loss(model: GrowingModel, samples: _Samples, weights: Mapping[str, float]) -> float:
+    """sum_t weights_t loss_t, the loss of a task being its mean over its batches."""
+    with evaluation_mode(model):
+        means = [torch.stack([model.losses(x, y, t).mean() for x, y in some]).mean() for t, some in samples.items()]
+    return float(sum(weights[t] * mean for t, mean in zip(samples, means, strict=True)))

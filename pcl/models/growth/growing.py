@@ -2,29 +2,24 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pcl.models.continual import ContinualModel, Setting
-from pcl.models.growth.firefly import Budget, Firefly, Growth
+from pcl.models.growth.candidates import Candidates
+from pcl.models.growth.choice import Budget
+from pcl.models.growth.firefly import Firefly, Search
 from pcl.models.growth.graph import Group, Reader, WidthGraph
 from pcl.models.growth.locks import attach, close, detach, resize, resting
 from pcl.models.growth.plan import GroupGrowth
-from pcl.models.growth.task_masks import TaskMasks, gated
-from pcl.models.growth.whole import Whole, compact, is_head, of_tasks
+from pcl.models.growth.rebuild import rebuild
+from pcl.models.growth.task_masks import Owned, TaskMasks, gated
+from pcl.models.growth.whole import Whole, compact, is_head, of_tasks, together
 from pcl.models.heads import Head, SigmoidHead
-
-
-class Owned(NamedTuple):
-    """Samples x ``(B, ...)`` and whose they are: of the tasks ``names``, sample b of ``names[task[b]]``; with None for
-    ``task`` all of the one that is named."""
-
-    x: Tensor
-    names: tuple[str, ...]
-    task: Tensor | None
+from pcl.models.modes import evaluation_mode
 
 
 class GrowingModel(ContinualModel):
@@ -194,7 +189,7 @@ class GrowingModel(ContinualModel):
         *,
         weights: Mapping[str, float] | None = None,
         optimizer: torch.optim.Optimizer | None = None,
-    ) -> Growth:
+    ) -> Search:
         """Grow for some running tasks at once, in place, by the candidates that lower sum_t weights_t loss_t most.
 
         A neuron that no finished task uses may split, if one of these tasks uses it: whoever used it uses both halves.
@@ -207,6 +202,9 @@ class GrowingModel(ContinualModel):
             budget: how much may be gained.
             weights: by task; the mean if None.
             optimizer: its parameters and state follow.
+
+        Returns:
+            What was found: which candidates were chosen, their scores, and the predicted fall of the objective.
 
         Raises:
             ValueError: for no samples, or a task that has ended or never begun.
@@ -230,17 +228,22 @@ class GrowingModel(ContinualModel):
 
         detach(self)
         try:
-            growth = firefly.grow(
-                Whole(self.backbone, self.heads),
-                _together(samples),
-                objective,
-                budget,
-                optimizer=optimizer,
+            whole = Whole(self.backbone, self.heads)
+            graph = WidthGraph(whole, self.example)
+            candidates = Candidates(
+                graph,
                 groups=list(self._used),
+                new=firefly.new,
+                split=firefly.split,
                 mirror={name: used.to(self.example.dtype) * 2 - 1 for name, used in self._used.items()},
-                allowed=using,
+                allowed={name: using[name] & (used | firefly.split) for name, used in self._used.items()},
+                step=firefly.step,
+                seed=firefly.seed,
             )
-            for name, gain in growth.plan.items():
+            with evaluation_mode(whole):
+                found = firefly.search(graph, candidates, together(samples), objective, budget)
+            rebuild(whole, graph.groups, found.plan, optimizer)
+            for name, gain in found.plan.items():
                 self._take(name, gain, tasks, optimizer)
         finally:
             attach(self.backbone)
@@ -248,7 +251,7 @@ class GrowingModel(ContinualModel):
             for task in self._finished:
                 self._lock(task)
         self._compact = None
-        return growth
+        return found
 
     def _take(
         self, group: str, gain: GroupGrowth, growing: Sequence[str], optimizer: torch.optim.Optimizer | None
@@ -397,9 +400,3 @@ class GrowingModel(ContinualModel):
 
     def _none(self, group: str) -> Tensor:
         return torch.zeros(self._groups[group].width, dtype=torch.bool, device=self.example.device)
-
-
-def _together(samples: Mapping[str, Sequence[tuple[Tensor, Tensor]]]) -> list[dict[str, tuple[Tensor, Tensor]]]:
-    """A batch of every task at a time, as often as the task with the most has some; the others begin anew."""
-    most = max(map(len, samples.values()))
-    return [{task: batches[i % len(batches)] for task, batches in samples.items()} for i in range(most)]

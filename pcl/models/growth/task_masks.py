@@ -3,12 +3,21 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from pcl.models.growth.graph import Reader
+
+
+class Owned(NamedTuple):
+    """Samples x ``(B, ...)`` and whose they are: of the tasks ``names``, sample b of ``names[task[b]]``; with None for
+    ``task`` all of the one that is named."""
+
+    x: Tensor
+    names: tuple[str, ...]
+    task: Tensor | None
 
 
 class TaskMasks(nn.Module):
@@ -56,7 +65,9 @@ class TaskMasks(nn.Module):
         """mu ``(m,)`` as bool."""
         number = self.names.index(group)
         score, learns = self.scores[number], self.learns(group)
-        on = getattr(self, f"on_{number}") | (learns & (score > 0))
+        on: Tensor = getattr(self, f"on_{number}") | (learns & (score > 0))
+        if not len(on):
+            return on
         best = learns & (score == torch.where(learns, score, -torch.inf).amax())
         return on | (best & ~on.any())
 

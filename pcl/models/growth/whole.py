@@ -1,7 +1,7 @@
 """A backbone and the heads on it as one network, and the part of it that is one task's."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -67,3 +67,9 @@ def of_tasks(group: Group, backbone: nn.Module) -> Group:
             reason = f"{layer!r}, a {type(module).__name__}, ties its channels: no task could use some of them alone"
             return replace(group, fixed=reason)
     return group
+
+
+def together(samples: Mapping[str, Sequence[tuple[Tensor, Tensor]]]) -> list[dict[str, tuple[Tensor, Tensor]]]:
+    """A batch of every task at a time, as often as the task with the most has some; the others begin anew."""
+    most = max(map(len, samples.values()))
+    return [{task: batches[i % len(batches)] for task, batches in samples.items()} for i in range(most)]
