@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 
 from pcl.models.continual import ContinualModel, Setting
 from pcl.models.growth.candidates import Candidates
@@ -50,8 +51,8 @@ class GrowingModel(ContinualModel):
         seed: for the initial values of the heads.
 
     Raises:
-        ValueError: for the class setting, another head, a start that is not above 0, or a backbone in which no width
-            can grow, saying why.
+        ValueError: for the class setting, another head, a start that is not above 0, a backbone with parametrized
+            layers, or one in which no width can grow, saying why.
     """
 
     example: Tensor
@@ -74,6 +75,8 @@ class GrowingModel(ContinualModel):
             )
         if not (head in ("linear", "sigmoid") or isinstance(head, SigmoidHead)):
             raise ValueError(f"GrowingModel head: expected 'linear' or 'sigmoid', which can grow, got {head!r}")
+        if any(parametrize.is_parametrized(module) for module in backbone.modules()):
+            raise ValueError("GrowingModel: the backbone has parametrized layers, which cannot be locked entry by entry")
         if not 0 < mask_start < float("inf"):
             raise ValueError(f"GrowingModel mask_start: expected a finite number above 0, got {mask_start}")
         super().__init__(backbone, features, setting, head=head, seed=seed)
