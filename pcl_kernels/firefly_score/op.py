@@ -1,11 +1,17 @@
-"""`firefly_score`: signature and checks."""
+"""`firefly_score`: signature, checks, dispatch, fake. Kernels: csrc/firefly_score.cpp, triton.py."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from pcl_kernels.firefly_score import reference
+from pcl_kernels import _C
+from pcl_kernels._registry import define, plain
 from pcl_kernels.firefly_split.checks import check_activation, check_channels, check_pair, check_tensor
+from pcl_kernels.firefly_split.layout import addresses, block, sizes, walk_of, wide
+from pcl_kernels.memory_edit.layout import threads_for
 
 
 def firefly_score(
@@ -52,6 +58,53 @@ def firefly_score(
     check_pair(op, "d", d, "a", a)
     check_pair(op, "grad", grad, "a", a)
     check_channels(op, a.shape[1], a, epsilon=epsilon, scale=scale, shift=shift, mirror=mirror)
-    return reference.firefly_score(
-        a, d, epsilon, grad, scale, shift, mirror=mirror, activation=activation, points=points
-    )
+    given = [t for t in (a, d, epsilon, grad, scale, shift, mirror) if t is not None]
+    run = _score_cpu if plain(*given) else _score_op
+    score: Tensor = run(a, d, epsilon, grad, scale, shift, mirror, activation, points)
+    return score
+
+
+def _score_cpu(
+    a: Tensor,
+    d: Tensor,
+    epsilon: Tensor,
+    grad: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mirror: Tensor | None,
+    activation: str,
+    points: int,
+) -> Tensor:
+    score = a.new_zeros(a.shape[1], dtype=torch.float64)
+    if a.numel():
+        walk = walk_of(a)
+        of_a, of_d, of_grad = (block(t, walk.rows) for t in (a, d, grad))
+        vectors = [wide(v) for v in (epsilon, scale, shift, mirror)]
+        _C.firefly_score(
+            *(sizes(walk, a, activation), addresses(*vectors), of_a.pair, of_d.pair, of_grad.pair),
+            *(points, score.data_ptr(), threads_for(3 * a.numel())),
+        )
+    return score
+
+
+def _score_fake(
+    a: Tensor,
+    d: Tensor,
+    epsilon: Tensor,
+    grad: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mirror: Tensor | None,
+    activation: str,
+    points: int,
+) -> Tensor:
+    return a.new_empty(a.shape[1], dtype=torch.float64)
+
+
+_score_op: Any = define(
+    "firefly_score(Tensor a, Tensor d, Tensor epsilon, Tensor grad, Tensor? scale, Tensor? shift, Tensor? mirror, "
+    "str activation, int points) -> Tensor",
+    cpu=_score_cpu,
+    fake=_score_fake,
+    cuda="pcl_kernels.firefly_score.triton:firefly_score",
+)

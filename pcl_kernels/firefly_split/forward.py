@@ -1,11 +1,13 @@
-"""`firefly_split_forward`: a layer whose neurons are all split, in one pass over its input."""
+"""`firefly_split_forward`: a layer whose neurons are all split, in one pass over its input by the library."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from pcl_kernels.firefly_split import reference
 from pcl_kernels.firefly_split.checks import check_activation, check_channels, check_pair, check_tensor
+from pcl_kernels.firefly_split.op import split
 
 
 def firefly_split_forward(
@@ -68,7 +70,16 @@ def firefly_split_forward(
     for name, value in (("bias", bias), ("delta_bias", delta_bias)):
         if value is not None:
             check_tensor(op, name, value, x)
-    return reference.firefly_split_forward(
-        x, weight, delta, epsilon, bias, delta_bias, scale, shift, mirror=mirror, activation=activation,
-        stride=stride, padding=padding, dilation=dilation,
-    )  # fmt: skip
+    stacked, biases = torch.cat([weight, delta]), _stacked_biases(bias, delta_bias)
+    if weight.dim() == 4:
+        z = F.conv2d(x, stacked, biases, stride, padding, dilation)
+        return split(z, None, epsilon, scale, shift, mirror, activation)
+    z = F.linear(x.reshape(x.shape[:-1].numel(), x.shape[-1]), stacked, biases)
+    return split(z, None, epsilon, scale, shift, mirror, activation).view(*x.shape[:-1], len(weight))
+
+
+def _stacked_biases(bias: Tensor | None, delta_bias: Tensor | None) -> Tensor | None:
+    if bias is None and delta_bias is None:
+        return None
+    first = torch.zeros_like(delta_bias) if bias is None else bias  # type: ignore[arg-type]
+    return torch.cat([first, torch.zeros_like(first) if delta_bias is None else delta_bias])

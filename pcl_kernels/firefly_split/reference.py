@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda t: t,
     "relu": torch.relu,
     "gelu": F.gelu,
@@ -40,8 +42,8 @@ def firefly_split(
     """(act(s (a + ε d) + t) + act(s (a + mirror ε d) + t)) / 2, channel by channel."""
     s, t, plus, minus = (v.view(-1, *[1] * (a.dim() - 2)) for v in channels(epsilon, scale, shift, mirror))
     act = ACTIVATIONS[activation]
-    halves = [act(s * (a.double() + step * d.double()) + t) for step in (plus, minus)]
-    return (sum(halves) / 2).to(a.dtype)
+    one, other = (act(s * (a.double() + step * d.double()) + t) for step in (plus, minus))
+    return ((one + other) / 2).to(a.dtype)
 
 
 def firefly_split_forward(

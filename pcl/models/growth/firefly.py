@@ -162,10 +162,10 @@ class Firefly:
             )
             found = self.search(graph, candidates, read, objective, budget)
             loss_before = _mean_loss(model, self._scored(read), objective)
+            sizes = Sizes(graph)
         rebuild(model, graph.groups, found.plan, optimizer)
         with evaluation_mode(model):
             loss_after = _mean_loss(model, self._scored(read), objective)
-        sizes = Sizes(graph)
         before = {name: graph.groups[name].width for name in graph.growable()}
         after = {n: w + (found.plan[n].gained() if n in found.plan else 0) for n, w in before.items()}
         more = [count(after) - count({}) for count in (sizes.parameters, sizes.flops)]

@@ -64,8 +64,8 @@ class OverGrown(fx.Interpreter):
 
     in which [h | n] is what the producer itself sees of the group below: directions and new neurons read the old
     neurons of that group alone. Dropout is off and BatchNorm uses its running statistics; so do copies and halves,
-    while new neurons have statistics of their own, see :meth:`measuring`. Where the group has a fast path the halves are
-    averaged right behind the activation (``pcl_kernels.firefly_split``), else in front of the readers.
+    while new neurons have statistics of their own, see :meth:`measuring`. Where the group has a fast path the halves
+    are averaged right behind the activation (``pcl_kernels.firefly_split``), else in front of the readers.
 
     Args:
         graph: of the network, which must be in evaluation mode while it runs.
