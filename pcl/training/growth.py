@@ -162,7 +162,9 @@ class Grow:
         tasks = list(model.running) if tasks is None else tasks
         unknown = [task for task in tasks if task not in model.running]
         if unknown:
-            raise ValueError(f"Grow: task {unknown[0]!r} does not run; expected some of {', '.join(model.running) or '-'}")
+            raise ValueError(
+                f"Grow: task {unknown[0]!r} does not run; expected some of {', '.join(model.running) or '-'}"
+            )
         trainer._guard.look(wait=True)
         samples = {task: self._peek(trainer, task) for task in tasks}
         samples = {task: batches for task, batches in samples.items() if batches}

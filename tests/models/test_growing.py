@@ -1,8 +1,6 @@
 """One network that grows: what finished tasks use stays as it is to the bit."""
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +11,7 @@ from pcl.models.growth.choice import Budget
 from pcl.models.growth.firefly import Firefly
 from pcl.models.growth.locks import locks_of
 from pcl.models.growth.whole import Whole
-
-sys.path.insert(0, str(Path(__file__).parent))
-from growing_cases import CLASSES, KINDS, backbone, grow, growing, logits, samples, train
+from tests.models.growing_cases import CLASSES, KINDS, backbone, grow, growing, logits, samples, train
 
 
 def begin(model: GrowingModel, *tasks: str) -> None:

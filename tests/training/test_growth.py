@@ -2,7 +2,6 @@
 
 import copy
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from training_cases import everything, same
 
 from pcl import (
     BGD,
@@ -45,10 +45,7 @@ from pcl import (
 from pcl.models.growth.choice import Budget
 from pcl.models.growth.firefly import Firefly
 from pcl.training.record import METRICS, RunRecorder
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "models")]
-from growing_cases import CLASSES, backbone, growing, samples
-from training_cases import everything, same
+from tests.models.growing_cases import CLASSES, backbone, growing, samples
 
 AFTER_FOUR = GrowWhen("task", steps=4)
 

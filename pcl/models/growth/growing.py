@@ -76,7 +76,9 @@ class GrowingModel(ContinualModel):
         if not (head in ("linear", "sigmoid") or isinstance(head, SigmoidHead)):
             raise ValueError(f"GrowingModel head: expected 'linear' or 'sigmoid', which can grow, got {head!r}")
         if any(parametrize.is_parametrized(module) for module in backbone.modules()):
-            raise ValueError("GrowingModel: the backbone has parametrized layers, which cannot be locked entry by entry")
+            raise ValueError(
+                "GrowingModel: the backbone has parametrized layers, which cannot be locked entry by entry"
+            )
         if not 0 < mask_start < float("inf"):
             raise ValueError(f"GrowingModel mask_start: expected a finite number above 0, got {mask_start}")
         super().__init__(backbone, features, setting, head=head, seed=seed)

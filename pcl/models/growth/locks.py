@@ -73,7 +73,7 @@ def locks_of(module: nn.Module) -> dict[str, Lock]:
 
 
 def _original(module: nn.Module, name: str) -> nn.Parameter:
-    found: nn.Parameter = module.parametrizations[name].original  # type: ignore[index, union-attr, assignment]
+    found: nn.Parameter = module.parametrizations[name].original  # type: ignore[index, union-attr]
     return found
 
 
