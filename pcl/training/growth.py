@@ -106,10 +106,10 @@ class Grow:
     def __init__(self, firefly: Firefly, budget: Budget, when: GrowWhen | None = None, *, batches: int = 8) -> None:
         if batches < 1:
             raise ValueError(f"Grow batches: expected at least 1, got {batches}")
-        if budget.layers:
+        if firefly.layers or budget.layers:
             raise ValueError(
-                f"Grow: expected a budget without layers, got layers={budget.layers}; a new layer would change what "
-                "finished tasks compute"
+                f"Grow: expected no new layers, got Firefly(layers={firefly.layers}) and Budget(layers={budget.layers}); "
+                "a new layer would change what finished tasks compute"
             )
         self.firefly = firefly
         self.budget = budget

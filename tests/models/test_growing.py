@@ -301,7 +301,7 @@ def test_what_cannot_grow_is_refused() -> None:
     with pytest.raises(ValueError, match="parametrized layers"):
         GrowingModel(nn.Sequential(nn.Flatten(), bound), 6, make["example"])
     softened = nn.Sequential(nn.Flatten(), nn.Linear(36, 6), nn.Softmax(dim=1))
-    with pytest.raises(ValueError, match="no width of the backbone can grow: .*Softmax"):
+    with pytest.raises(ValueError, match=r"no width of the backbone can grow: .*Softmax"):
         GrowingModel(softened, 6, make["example"])
 
 

@@ -367,8 +367,9 @@ def test_errors() -> None:
         GrowWhen(fall=1.0)
     with pytest.raises(ValueError, match="batches: expected at least 1"):
         Grow(firefly, budget, batches=0)
-    with pytest.raises(ValueError, match="a budget without layers, got layers=1"):
-        Grow(firefly, Budget(neurons=2, layers=1))
+    for given in ((firefly, Budget(neurons=2, layers=1)), (Firefly(layers=4), budget)):
+        with pytest.raises(ValueError, match="expected no new layers"):
+            Grow(*given)
     plain = Trainer(
         ContinualModel(backbone("mlp"), 6),
         optimizer=lambda p: torch.optim.Adam(p, lr=0.01),

@@ -165,10 +165,12 @@ class OverGrown(fx.Interpreter):
         halves = len(rows) - bool(own.new)
         if self.sites is None:
             return Wide(out, halves)
+        m, axis = own.group.width, self.widths.channels[n.name].axis
         with torch.no_grad():
-            if halves == 2 and bool((own.mirror == -1).all()):
-                plus, minus = out.split([own.group.width] * 2 + [own.new], dim=self.widths.channels[n.name].axis)[:2]
-                still = (plus + minus) / 2
+            if not own.delta:
+                still = out.narrow(axis, 0, m).clone()
+            elif halves == 2 and bool((own.mirror == -1).all()):
+                still = (out.narrow(axis, 0, m) + out.narrow(axis, m, m)) / 2
             else:
                 still = _run(layer, x, weight, bias)
         return Wide(out, halves, still)
