@@ -108,8 +108,8 @@ class Grow:
             raise ValueError(f"Grow batches: expected at least 1, got {batches}")
         if firefly.layers or budget.layers:
             raise ValueError(
-                f"Grow: expected no new layers, got Firefly(layers={firefly.layers}) and Budget(layers={budget.layers}); "
-                "a new layer would change what finished tasks compute"
+                f"Grow: expected no new layers, got layers={firefly.layers} of the Firefly and {budget.layers} of the "
+                "budget; a new layer would change what finished tasks compute"
             )
         self.firefly = firefly
         self.budget = budget
