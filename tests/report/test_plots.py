@@ -45,7 +45,7 @@ def _figures(look: plots.Look, tasks: int) -> dict[str, Figure]:
             names, {name: rng.random(tasks) for name in ("er", "emgd-gmc+me")}, look=look
         ),
         "sizes": plots.sizes_over_time(
-            {"neurons": ([0, 10, 30], [24, 30, 36]), "parameters": ([0, 10, 30], [14_000, 21_000, 30_500])},
+            {what: ([0, 10, 30], np.array([24, 30, 36]) * by) for what, by in (("neurons", 1), ("parameters", 1_100))},
             49,
             look=look,
         ),
