@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pcl_kernels.firefly_split import conv
 from pcl_kernels.firefly_split.checks import check_activation, check_channels, check_pair, check_tensor
 from pcl_kernels.firefly_split.op import split
+from pcl_kernels.firefly_split.reference import conv2d
 
 
 def firefly_split_forward(
@@ -28,7 +30,8 @@ def firefly_split_forward(
 ) -> Tensor:
     """y = (act(s (a + ε d) + t) + act(s (a + mirror ε d) + t)) / 2 with a = W x + b and d = Δ x + β.
 
-    One product (or convolution) with the stacked weights [W; Δ], then `firefly_split`.
+    One product (or convolution) with the stacked weights [W; Δ], then `firefly_split`. For 3 x 3 convolutions of stride
+    1 on float32 CPU tensors in contiguous memory both are one kernel (conv.py says with which roundings).
 
     Args:
         x: `(..., n)` for a Linear layer, `(B, n, H, W)` for a convolution; float32, float64, float16 or bfloat16.
@@ -72,7 +75,10 @@ def firefly_split_forward(
             check_tensor(op, name, value, x)
     stacked, biases = torch.cat([weight, delta]), _stacked_biases(bias, delta_bias)
     if weight.dim() == 4:
-        z = F.conv2d(x, stacked, biases, stride, padding, dilation)
+        if conv.suits(x, weight, stride, padding, dilation):
+            of_neurons = (epsilon, scale, shift, mirror, activation)
+            return conv.split_conv(x, stacked, biases, *of_neurons, conv.pair(padding))
+        z = conv2d(x, stacked, biases, stride, padding, dilation)
         return split(z, None, epsilon, scale, shift, mirror, activation)
     z = F.linear(x.reshape(x.shape[:-1].numel(), x.shape[-1]), stacked, biases)
     return split(z, None, epsilon, scale, shift, mirror, activation).view(*x.shape[:-1], len(weight))

@@ -77,7 +77,8 @@ class GroupCandidates:
 
     def _by_neuron(self, columns: Tensor) -> Tensor:
         """``(out, m' * repeat, ...)`` as ``(m', out, repeat, ...)``, a view."""
-        return columns.unflatten(1, (self.new, -1)).transpose(0, 1)
+        by_neuron: Tensor = columns.unflatten(1, (self.new, -1)).transpose(0, 1)
+        return by_neuron
 
 
 class Candidates:

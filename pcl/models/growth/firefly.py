@@ -196,10 +196,10 @@ class Firefly:
         with evaluation_mode(model):
             loss_after = _mean_loss(model, self._scored(read), objective)
         after = {n: w + (found.plan[n].gained() if n in found.plan else 0) for n, w in widths.items()}
-        more = [count(after) - count({}) for count in (sizes.parameters, sizes.flops)]
+        parameters, flops = (count(after) - count({}) for count in (sizes.parameters, sizes.flops))
         gone = {offer.hidden for offer in offered if offer not in kept}
         before, after = ({n: w for n, w in found_widths.items() if n not in gone} for found_widths in (widths, after))
-        return Growth(before, after, tuple(o.name for o in kept), *more, loss_before, loss_after, found)
+        return Growth(before, after, tuple(o.name for o in kept), parameters, flops, loss_before, loss_after, found)
 
     def _candidates(self, graph: WidthGraph, groups: Sequence[str] | None, offered: Sequence[Offer]) -> Candidates:
         layers = [offer.hidden for offer in offered]

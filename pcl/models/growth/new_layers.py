@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -59,7 +60,7 @@ def offers(model: nn.Module, graph: WidthGraph, pointwise: Sequence[type[nn.Modu
         parent_name, _, key = str(node.target).rpartition(".")
         parent = model.get_submodule(parent_name) if node.op == "call_module" else None
         activation = model.get_submodule(str(node.target)) if node.op == "call_module" else None
-        shape = graph.shapes.get(node.name, ())
+        shape = tuple(graph.shapes.get(node.name, ()))
         if not isinstance(parent, nn.Sequential) or activation is None or len(shape) not in (2, 4):
             continue
         if not isinstance(activation, (*POINTWISE_MODULES, *pointwise)) or isinstance(activation, _NO_ACTIVATIONS):
@@ -77,10 +78,10 @@ def offers(model: nn.Module, graph: WidthGraph, pointwise: Sequence[type[nn.Modu
 def of_group(growth: GroupGrowth, group: Group) -> GroupGrowth:
     """What a group gains, without the layers that were offered and not taken."""
     layers = {*group.producers, *group.channelwise, *(reader.layer for reader in group.readers)}
-    kept = {f.name: getattr(growth, f.name) for f in fields(growth)}
-    return GroupGrowth(
-        **{k: {n: t for n, t in v.items() if n in layers} if isinstance(v, dict) else v for k, v in kept.items()}
-    )
+    by_layer: dict[str, Any] = {
+        f.name: value for f in fields(growth) if isinstance(value := getattr(growth, f.name), dict)
+    }
+    return replace(growth, **{k: {n: t for n, t in v.items() if n in layers} for k, v in by_layer.items()})
 
 
 def enlist(optimizer: torch.optim.Optimizer, offer: Offer, model: nn.Module) -> None:

@@ -154,7 +154,7 @@ class OverGrown(fx.Interpreter):
             else:
                 steps = [own.epsilon * own.allowed] if _halves(own) == 1 else _steps(own)
                 rows = [torch.cat([_moved(weight[:, :old], s, delta), weight[:, old:]], 1) for s in steps]
-                biases = [None if bias is None else bias + s * delta_bias for s in steps]
+                biases = [None if bias is None or delta_bias is None else bias + s * delta_bias for s in steps]
         if own.new:
             rows.append(_padded(own.rows[name][0], weight))
             biases.append(own.rows[name][1])
@@ -187,7 +187,7 @@ class OverGrown(fx.Interpreter):
         if self.sites is not None and at.group not in self.fast:
             with torch.no_grad():
                 change = value.clone()
-                change.narrow(at.axis, 0, width).sub_(x.still)
+                change.narrow(at.axis, 0, width).sub_(x.still)  # type: ignore[arg-type]
             value = value.view_as(value)  # a node of the graph of its own, which may have other readers
             self.sites.append(Site(at.group, value, change, at.axis, at.repeat))
         if at.group in self._masks:
@@ -228,9 +228,8 @@ class OverGrown(fx.Interpreter):
         if self._measuring and own.new:
             self._measure(str(n.target), own, x.tensor.narrow(1, x.tensor.shape[1] - own.new, own.new))
         keys = ("running_mean", "running_var", "weight", "bias")
-        entries = {key: self._stretched(n, layer, x, key) for key in keys}
-        batch = entries["running_mean"] is None
-        out = F.batch_norm(x.tensor, **entries, training=batch, eps=layer.eps)
+        mean, variance, weight, bias = (self._stretched(n, layer, x, key) for key in keys)
+        out = F.batch_norm(x.tensor, mean, variance, weight, bias, training=mean is None, eps=layer.eps)
         return Wide(out, x.halves, None if x.still is None else layer(x.still))
 
     def _stretched(self, n: fx.Node, layer: nn.Module, x: Wide, key: str) -> Tensor | None:
