@@ -31,7 +31,8 @@ def test_a_network_grows_by_the_command_line_and_the_report_shows_it(tmp_path: P
     trainer = load_run(folder)
     assert isinstance(trainer.model, GrowingModel)
     assert trainer.model.widths == {name: width for name, (_, width) in growths[-1]["widths"].items()}
-    assert trainer.model.size() == growths[-1]["parameters"][1]
+    assert trainer.model.size() == growths[-1]["parameters"][1] == results["parameters"]
+    assert results["neurons"] == growths[-1]["neurons"][1]
     assert trainer.evaluate() == results["final"]
     assert config_from(read_config(folder / "config.toml")).grow == "task"
 

@@ -314,6 +314,8 @@ def test_growing_says_what_it_was_asked_wrongly() -> None:
         model.grow(Firefly(), {"a": [(x, y)]}, Budget(neurons=1))
     with pytest.raises(ValueError, match="at least one task and a batch"):
         model.grow(Firefly(), {"b": []}, Budget(neurons=1))
+    with pytest.raises(ValueError, match=r"weights of \['b'\], got some of \['a'\]"):
+        model.grow(Firefly(), {"b": [(x, y)]}, Budget(neurons=1), weights={"a": 1.0})
     with pytest.raises(TypeError, match="samples with their task"):
         model.encode(x)
     model.task_ended("a")  # twice is once
