@@ -154,6 +154,7 @@ def test_only_its_own_convolutions_go_to_that_kernel() -> None:
     x, w = numbers(2, 3, 6, 6, dtype=torch.float32), numbers(4, 3, 3, 3, dtype=torch.float32)
     assert conv.suits(x, w, 1, 1, 1)
     assert not conv.suits(x, w, 2, 1, 1)
+    assert not conv.suits(x, numbers(conv.LARGEST // 3 + 1, 3, 3, 3, dtype=torch.float32), 1, 1, 1)
     assert not conv.suits(x, w, 1, 1, (1, 2))
     assert not conv.suits(x, w, 1, "same", 1)
     assert not conv.suits(x, w[..., :1], 1, 1, 1)
