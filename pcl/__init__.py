@@ -40,6 +40,7 @@ from pcl.models.continual import ContinualModel
 from pcl.models.growth.choice import Budget
 from pcl.models.growth.firefly import Firefly, Growth
 from pcl.models.growth.graph import WidthGraph
+from pcl.models.growth.growing import GrowingModel
 from pcl.models.growth.residual_layer import ResidualLayer
 from pcl.models.heads import CosineHead
 from pcl.models.longhorn.backbone import LonghornBackbone
@@ -59,6 +60,7 @@ from pcl.streams.timeline import Timeline
 from pcl.training.bgd import BGD
 from pcl.training.checkpoint import load_checkpoint, save_checkpoint
 from pcl.training.diagnostics import Diagnostics
+from pcl.training.growth import Grow, GrowWhen
 from pcl.training.step_result import StepResult
 from pcl.training.trainer import Trainer
 from pcl.weighting.aligned_mtl import AlignedMTL
@@ -148,6 +150,9 @@ __all__ = [
     "GradientEdit",
     "GradientWeighting",
     "GreedyBalanced",
+    "Grow",
+    "GrowWhen",
+    "GrowingModel",
     "Growth",
     "Halves",
     "HerdingMemory",
