@@ -61,23 +61,35 @@ inline std::vector<float> transformed_weights(const FireflyConv& s, const float*
 }
 
 // planes[row parity][column of the patch][tile] of one channel of one sample: what a tile at (y, x) reads in its rows
-// 2y + parity, and with the tile below 2y + 2 + parity; zero beyond the image.
-inline void spread(const FireflyConv& s, const Tiles& t, const float* image, float* planes, Size size) {
-    for (Size y = 0; y <= t.rows; ++y)
-        for (int parity = 0; parity < 2; ++parity) {
-            const Size row = 2 * y + parity - s.pad_y;
-            for (int c = 0; c < 4; ++c) {
-                float* to = planes + (parity * 4 + c) * size + y * t.columns;
-                const Size shift = c - s.pad_x;  // reads columns 2 x + shift
-                const bool inside = row >= 0 && row < s.height;
-                const Size first = inside ? std::clamp<Size>((1 - shift) / 2, 0, t.columns) : t.columns;
-                const Size last = std::clamp<Size>((s.width - shift + 1) / 2, first, t.columns);
-                std::fill(to, to + first, 0.0f);
-                const float* from = image + row * s.width + shift;
-                if (inside)
-                    for (Size x = first; x < last; ++x) to[x] = from[2 * x];
-                std::fill(to + last, to + t.columns, 0.0f);
+// 2y + parity, and with the tile below 2y + 2 + parity; zero beyond the image. `line` is a row of the padded image.
+inline void spread(const FireflyConv& s, const Tiles& t, const float* image, float* planes, Size size, float* line) {
+    std::fill_n(line, 2 * t.columns + 2, 0.0f);
+    for (Size y = 0; y < 2 * (t.rows + 1); ++y) {
+        float* to = planes + y % 2 * 4 * size + y / 2 * t.columns;
+        const Size row = y - s.pad_y;
+        if (row < 0 || row >= s.height) {
+            for (int c = 0; c < 4; ++c) std::fill_n(to + c * size, t.columns, 0.0f);
+            continue;
+        }
+        std::copy_n(image + row * s.width, s.width, line + s.pad_x);
+        for (Size x = 0; x < t.columns; ++x)
+            for (int c = 0; c < 4; ++c) to[c * size + x] = line[2 * x + c];
+    }
+}
+
+// to[column][row] = from[row][column]
+inline void turn(const float* from, Size rows, Size columns, float* to) {
+    for (Size r = 0; r < rows; r += kFloats)
+        for (Size c = 0; c < columns; c += kFloats) {
+            if (r + kFloats <= rows && c + kFloats <= columns) {
+                Floats v[kFloats];
+                for (int i = 0; i < kFloats; ++i) v[i] = load_lanes(from + (r + i) * columns + c);
+                transpose<float>(v);
+                for (int i = 0; i < kFloats; ++i) store_lanes(to + (c + i) * rows + r, v[i]);
+                continue;
             }
+            for (Size i = c; i < std::min(columns, c + kFloats); ++i)
+                for (Size n = r; n < std::min(rows, r + kFloats); ++n) to[i * rows + n] = from[n * columns + i];
         }
 }
 
@@ -137,7 +149,7 @@ inline void gather(const FireflyConv& s, const Tiles& t, const float* planes, Si
     }
 }
 
-// y and, where `z` is not null, the pre-activations [a; d], all in planes.
+// y and, where `z` is not null, the pre-activations [a; d]; x, y and z in planes, or with the channels side by side.
 void firefly_conv(const FireflyConv& s, const float* x, const float* weights, const float* biases, const Firefly& f,
                   float* y, float* z) {
     const Tiles t(s);
@@ -150,13 +162,20 @@ void firefly_conv(const FireflyConv& s, const float* x, const float* weights, co
 #pragma omp parallel num_threads(f.threads) if (f.threads > 1)
         {
             Lined<float> planes(8 * size), tiles(16 * s.in * t.padded()), out(4 * s.out * t.padded());
-            Lined<float> kept(z ? 8 * s.out * t.padded() : 0);
+            Lined<float> kept(z ? 8 * s.out * t.padded() : 0), line(2 * t.columns + 2 + s.width);
+            Lined<float> turned(s.channels_last ? std::max(t.samples * s.in * pixels, 2 * s.out * results) : 0);
 #pragma omp for schedule(static)
             for (Size chunk = 0; chunk < chunks; ++chunk) {
                 const Size first = chunk * t.samples, here = std::min(t.samples, s.samples - first);
+                const float* images = x + first * s.in * pixels;
+                if (s.channels_last) {
+                    for (Size n = 0; n < here; ++n)
+                        turn(images + n * s.in * pixels, pixels, s.in, turned.at + n * s.in * pixels);
+                    images = turned.at;
+                }
                 for (Size i = 0; i < s.in; ++i) {
                     for (Size n = 0; n < here; ++n)
-                        spread(s, t, x + ((first + n) * s.in + i) * pixels, planes.at + n * t.of_sample, size);
+                        spread(s, t, images + (n * s.in + i) * pixels, planes.at + n * t.of_sample, size, line.at);
                     for (Size g = 0; g < t.groups; ++g)
                         for (int v = 0; v < kVectors; ++v)
                             transform_input(planes.at + g * kGroup + v * kFloats, size, t.columns,
@@ -190,9 +209,11 @@ void firefly_conv(const FireflyConv& s, const float* x, const float* weights, co
                     }
                 for (Size n = 0; n < here; ++n) {
                     const auto all_channels = [&](Size channels, const float* from, float* to) {
+                        to += (first + n) * channels * results;
+                        float* images = s.channels_last ? turned.at : to;
                         for (Size c = 0; c < channels; ++c)
-                            gather(s, t, from + 4 * c * t.padded() + n * t.of_sample, t.padded(),
-                                   to + ((first + n) * channels + c) * results);
+                            gather(s, t, from + 4 * c * t.padded() + n * t.of_sample, t.padded(), images + c * results);
+                        if (s.channels_last) turn(images, channels, results, to);
                     };
                     all_channels(s.out, out.at, y);
                     if (z) all_channels(2 * s.out, kept.at, z);
@@ -214,13 +235,13 @@ namespace pcl {
 
 void register_firefly_conv(pybind11::module_& m) {
     using Address = std::uintptr_t;
-    m.def("firefly_conv", [](const std::array<Size, 7>& shape, Address x, Address weights, Address biases,
+    m.def("firefly_conv", [](const std::array<Size, 7>& shape, bool channels_last, Address x, Address weights, Address biases,
                              const FireflyVectors& vectors, int activation, Address y, Address z, int threads) {
         pybind11::gil_scoped_release release;
         const auto [samples, in, height, width, out, pad_y, pad_x] = shape;
         const auto floats = [](Address at) { return reinterpret_cast<float*>(at); };
         const Firefly f = firefly({samples, out, 1, false, 0, activation}, vectors, {0, 0}, {0, 0}, threads);
-        PCL_BEST(firefly_conv)({samples, in, height, width, out, pad_y, pad_x}, floats(x), floats(weights),
+        PCL_BEST(firefly_conv)({samples, in, height, width, out, pad_y, pad_x, channels_last}, floats(x), floats(weights),
                                floats(biases), f, floats(y), floats(z));
     });
 }

@@ -187,6 +187,7 @@ def firefly_split_backward(
 ) -> None: ...
 def firefly_conv(
     shape: list[int],
+    channels_last: bool,
     x: int,
     weights: int,
     biases: int,

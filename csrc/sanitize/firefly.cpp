@@ -115,6 +115,9 @@ void of_convolutions(FireflyConv s, int activation, bool keep, int threads) {
     const auto epsilon = numbers<double>(s.out, random);
     std::vector<float> y(s.samples * s.out * results), z(keep ? 2 * y.size() : 0);
     std::vector<double> want_z(2 * y.size()), want_y(y.size());
+    const auto place = [&](Size b, Size c, Size at, Size channels, Size positions) {
+        return s.channels_last ? (b * positions + at) * channels + c : (b * channels + c) * positions + at;
+    };
     for (Size b = 0; b < s.samples; ++b) {
         for (Size o = 0; o < 2 * s.out; ++o)
             for (Size at = 0; at < results; ++at) {
@@ -124,15 +127,15 @@ void of_convolutions(FireflyConv s, int activation, bool keep, int threads) {
                         const Size row = at / s.out_width() + k / 3 - s.pad_y, column = at % s.out_width() + k % 3 - s.pad_x;
                         if (row >= 0 && row < s.height && column >= 0 && column < s.width)
                             sum += double(weights[(o * s.in + i) * 9 + k]) *
-                                   x[((b * s.in + i) * s.height + row) * s.width + column];
+                                   x[place(b, i, row * s.width + column, s.in, s.height * s.width)];
                     }
-                want_z[(b * 2 * s.out + o) * results + at] = sum;
+                want_z[place(b, o, at, 2 * s.out, results)] = sum;
             }
         for (Size c = 0; c < s.out; ++c)
             for (Size at = 0; at < results; ++at) {
-                const double a = want_z[(b * 2 * s.out + c) * results + at];
-                const double d = epsilon[c] * want_z[(b * 2 * s.out + s.out + c) * results + at];
-                want_y[(b * s.out + c) * results + at] = (value(activation, a + d) + value(activation, a - d)) / 2;
+                const double a = want_z[place(b, c, at, 2 * s.out, results)];
+                const double d = epsilon[c] * want_z[place(b, s.out + c, at, 2 * s.out, results)];
+                want_y[place(b, c, at, s.out, results)] = (value(activation, a + d) + value(activation, a - d)) / 2;
             }
     }
     const Firefly f{0, s.out, 1, false, f32, activation, epsilon.data(), nullptr, nullptr, nullptr, {}, {}, threads};
@@ -150,15 +153,19 @@ long firefly_ops(int threads) {
     for (int activation = 0; activation < 7; ++activation)
         for (bool rows : {false, true})
             for (Size m : {1, 7, 16, 35})
-                for (Size positions : {1, 5, 33, 1500 / (m + 1)}) {
+                for (Size positions : {Size{1}, Size{5}, Size{33}, 1500 / (m + 1)}) {
                     of_layers<float>(f32, activation, 3, m, positions, rows, m, threads);
                     of_layers<double>(f64, activation, 2, m, positions, rows, 0, threads);
                     of_layers<baseline::Float16>(f16, activation, 2, m, positions, rows, 3, threads);
                     of_layers<baseline::Bfloat16>(bf16, activation, 2, m, positions, rows, 0, threads);
                 }
-    for (const FireflyConv& s : {FireflyConv{1, 1, 1, 1, 1, 1, 1}, FireflyConv{19, 2, 3, 4, 5, 1, 1},
-                                 FireflyConv{3, 5, 8, 8, 8, 1, 1}, FireflyConv{2, 3, 17, 33, 4, 0, 2},
-                                 FireflyConv{2, 17, 9, 5, 3, 2, 0}})
-        for (bool keep : {false, true}) of_convolutions(s, keep ? 1 : 2, keep, threads);
+    for (FireflyConv s : {FireflyConv{1, 1, 1, 1, 1, 1, 1, false}, FireflyConv{19, 2, 3, 4, 5, 1, 1, false},
+                          FireflyConv{3, 17, 8, 8, 16, 1, 1, false}, FireflyConv{2, 3, 17, 33, 4, 0, 2, false},
+                          FireflyConv{2, 17, 9, 5, 3, 2, 0, false}})
+        for (bool last : {false, true})
+            for (bool keep : {false, true}) {
+                s.channels_last = last;
+                of_convolutions(s, keep ? 1 : 2, keep, threads);
+            }
     return calls;
 }

@@ -23,12 +23,11 @@ from pcl_kernels.memory_edit.layout import threads_for
 
 
 def suits(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> bool:
-    """Whether this is a convolution of the kernel's kind, on float32 CPU tensors in contiguous memory."""
+    """Whether this is a convolution of the kernel's kind, on float32 CPU tensors."""
     return (
         tuple(weight.shape[2:]) == (3, 3)
         and x.is_cpu
         and x.dtype == torch.float32
-        and x.is_contiguous()
         and pair(stride) == pair(dilation) == (1, 1)
         and not isinstance(padding, str)
         and min(n + 2 * p - 2 for n, p in zip(x.shape[2:], pair(padding), strict=True)) > 0
@@ -78,11 +77,14 @@ def _conv_cpu(
 ) -> tuple[Tensor, Tensor]:
     """The result, and with `keep` [a; d], which the backward pass reads."""
     y, z = _conv_fake(x, stacked, biases, epsilon, scale, shift, mirror, activation, padding, keep)
-    x, stacked = x.resolve_neg().contiguous(), stacked.resolve_neg().contiguous()
+    last = _channels_last(x)
+    x = x.resolve_neg().contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+    stacked = stacked.resolve_neg().contiguous()
     biases = None if biases is None else biases.resolve_neg().contiguous()
     vectors = [wide(v) for v in (epsilon, scale, shift, mirror)]
     _C.firefly_conv(
         [*x.shape, y.shape[1], *padding],
+        last,
         x.data_ptr(),
         stacked.data_ptr(),
         0 if biases is None else biases.data_ptr(),
@@ -108,8 +110,14 @@ def _conv_fake(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     size = [n + 2 * p - 2 for n, p in zip(x.shape[2:], padding, strict=True)]
-    y = x.new_empty((len(x), len(stacked) // 2, *size))
-    return y, x.new_empty((len(x), len(stacked), *size) if keep else (0,))
+    order = torch.channels_last if _channels_last(x) else torch.contiguous_format
+    y = torch.empty((len(x), len(stacked) // 2, *size), device=x.device, memory_format=order)
+    z = torch.empty((len(x), len(stacked), *size), device=x.device, memory_format=order) if keep else x.new_empty(0)
+    return y, z
+
+
+def _channels_last(x: Tensor) -> bool:
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
 _conv_op: Any = define(

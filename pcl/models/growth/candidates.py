@@ -124,6 +124,9 @@ class Candidates:
                 width = graph.group(name).width
                 if value.shape != (width,):
                     raise ValueError(f"{what}: expected shape ({width},) for group {name!r}, got {tuple(value.shape)}")
+        for name, value in (mirror or {}).items():
+            if not bool((value.abs() == 1).all()):
+                raise ValueError(f"mirror: expected -1 (split) and +1 (copy) alone for group {name!r}, got {value}")
         for group in wanted:
             like = _layer(graph, group.producers[0]).weight
             may = (allowed or {}).get(group.name, torch.full((group.width,), split)).to(like.device)

@@ -251,7 +251,7 @@ class OverGrown(fx.Interpreter):
         found = own.norms[name]
         if "running_mean" in found:
             found["running_var"], found["running_mean"] = torch.var_mean(
-                new, dim=[0, *range(2, new.dim())], correction=0
+                new.detach(), dim=[0, *range(2, new.dim())], correction=0
             )
 
     def _depthwise(self, n: fx.Node, layer: nn.Conv2d, x: Wide) -> Wide:
@@ -338,6 +338,10 @@ def _run(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor |
     """The layer with other weights."""
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, bias)
+    if not weight.numel():  # no rows, or nothing to read, which convolutions refuse
+        out = _run(layer, x.new_zeros(len(x), 1, *x.shape[2:]), weight.new_zeros(1, 1, *weight.shape[2:]), None)
+        out = out.expand(-1, len(weight), -1, -1)
+        return out if bias is None else out + bias.view(-1, 1, 1)
     groups = weight.shape[0] if layer.groups > 1 else 1
     padding: Any = layer.padding
     if layer.padding_mode != "zeros":
