@@ -37,6 +37,7 @@ from pcl.training.feature_record import FeatureRecorder
 from pcl.training.record import CHECKPOINT, RunRecorder
 from pcl.training.trainer import MakeOptimizer, Trainer
 from pcl.training.work import Work
+from pcl.without_effect import refuse_without_effect
 
 COUNTED_STEPS = 10
 
@@ -47,8 +48,10 @@ def start(config: RunConfig, folder: Path, callbacks: Sequence[object] = ()) -> 
     Raises:
         FileExistsError: if the folder exists and is not empty.
         OSError: if it cannot be written.
-        FileNotFoundError, ValueError: for missing or bad data; the folder is not made then.
+        FileNotFoundError, ValueError: for missing or bad data, or a setting that the run would not read; the folder is
+            not made then.
     """
+    refuse_without_effect(config)
     config = config.resolved()
     scenario, trainer = build(config)
     if folder.exists() and any(folder.iterdir()):
