@@ -152,7 +152,8 @@ def build(
     options = WeightingOptions(config.scale, config.temperature, config.seed, config.lower)
     lr = config.lr
     edit: Edit | BeforeUpdate | None = None
-    if config.optimizer == "bgd" and (config.retrieval == "mir" or method.edit in ("gmed", "hindsight")):
+    looks_ahead = config.retrieval in ("mir", "mir-finished")
+    if config.optimizer == "bgd" and (looks_ahead or method.edit in ("gmed", "hindsight")):
         raise ValueError(
             "optimizer: the lr of bgd is a factor and not the length of a step, by which MIR and GMED look ahead; take "
             "another optimizer, or set pcl.MIR(lr=...) and pcl.GMEDEdit(lr=...) from Python"
@@ -160,7 +161,7 @@ def build(
     if method.edit:
         edit = EDITS[method.edit].make(config.edit_alpha, config.edit_beta, lr, config.seed)
         if config.edit_when == "before":  # GMED leaves alone what MIR has picked (Sec. 4.4)
-            edit = BeforeUpdate(edit, "others" if config.retrieval == "mir" else "recalled")
+            edit = BeforeUpdate(edit, "others" if looks_ahead else "recalled")
     inference = INFERENCES[config.inference]
     terms = []
     if method.loss_term is not None:
@@ -314,10 +315,12 @@ def _storage(name: str) -> Path | torch.device:
 
     Raises:
         ValueError: for a device that cannot be used.
+        PermissionError: for a folder that cannot be made or written.
     """
     try:
         torch.device(name)
     except RuntimeError:
+        _check_writable(Path(name), "memory_storage: cannot keep samples in")
         return Path(name)
     return _device(name)
 
@@ -328,8 +331,13 @@ def free_folder(parent: Path, name: str) -> Path:
     Raises:
         PermissionError: if ``parent`` cannot be written.
     """
-    above = next(path for path in [parent, *parent.absolute().parents] if path.exists())
-    if not os.access(above, os.W_OK) or not above.is_dir():
-        raise PermissionError(f"cannot make run folders in {parent}: {above} is not a writable folder")
+    _check_writable(parent, "cannot make run folders in")
     candidates = (parent / (name if i == 1 else f"{name}-{i}") for i in range(1, 10_000))
     return next(path for path in candidates if not path.exists())
+
+
+def _check_writable(folder: Path, failing: str) -> None:
+    """Refuse a folder that cannot be written, or made."""
+    above = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    if not os.access(above, os.W_OK) or not above.is_dir():
+        raise PermissionError(f"{failing} {folder}: {above} is not a writable folder")
