@@ -69,12 +69,12 @@ def recall(trainer: "Trainer", batches: Mapping[str, Sequence[Batch]]) -> Recall
 
 
 def _unsettled(model: ContinualModel, batch: MemoryBatch) -> MemoryBatch | None:
-    """The samples of tasks that still learn; None if there are none."""
+    """The samples of tasks that still learn; None if there are none, or but one is left, which BatchNorm refuses."""
     settled = [i for i, name in enumerate(batch.names) if model.settled(name)]
     if not settled:
         return batch
     rows = torch.isin(batch.task, torch.tensor(settled, device=batch.task.device), invert=True).nonzero()[:, 0]
-    return batch.take(rows) if len(rows) else None
+    return batch.take(rows) if len(rows) >= min(2, len(batch.y)) else None
 
 
 def edit_after(trainer: "Trainer", recalled: MemoryBatch | None, direction: Sequence[Tensor | None]) -> Edited | None:

@@ -134,7 +134,8 @@ def _add_hooks(norm: _BatchNorm, rest: Tensor, hooks: ExitStack) -> None:
         mean, var = (own[name].clone() for name in names)
         with torch.no_grad():
             for name in names:
-                own[name].copy_(torch.where(rest, own[name], getattr(norm, name)))
+                # through data: a pass of another task, whose backward is still to come, may have saved the buffer
+                own[name].data.copy_(torch.where(rest, own[name], getattr(norm, name)))
                 setattr(norm, name, own[name])
         rested = F.batch_norm(inputs[0], mean, var, norm.weight, norm.bias, False, 0.0, norm.eps)
         return torch.where(rest.view(-1, *[1] * (output.dim() - 2)), rested, output)
