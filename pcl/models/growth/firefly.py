@@ -187,6 +187,8 @@ class Firefly:
                     graph = WidthGraph(model, example, pointwise=pointwise)
                 found = replace(found, plan={n: of_group(growth, graph.groups[n]) for n, growth in found.plan.items()})
             rebuild(model, graph.groups, found.plan, optimizer)
+            for offer in kept:
+                offer.follow_mode()
         except BaseException:
             for offer in offered:
                 offer.take_away()

@@ -65,7 +65,7 @@ class GrowingModel(ContinualModel):
         setting: Setting = "task",
         *,
         head: Head | SigmoidHead = "linear",
-        mask_start: float = 0.1,
+        mask_start: float = 0.02,
         seed: int = 0,
     ) -> None:
         if setting != "task":
@@ -85,7 +85,6 @@ class GrowingModel(ContinualModel):
         self.register_buffer("example", example.detach().clone(), persistent=False)
         self.mask_start = mask_start
         self.masks = nn.ModuleList()  # of the tasks, in their order
-        self._made = super().architecture()
         self._finished: list[str] = []
         self._compact: tuple[str, nn.Module] | None = None  # the network of the finished task that was asked last
         head_like = nn.Linear(features, 1).to(device=example.device, dtype=example.dtype)
@@ -99,6 +98,7 @@ class GrowingModel(ContinualModel):
         reads = [(name, r.repeat) for name, g in found.items() if name in growing for r in g.readers if is_head(r)]
         self._last: tuple[str, int] | None = reads[0] if reads else None  # the group of the features, and its repeat
         self._used = {name: self._none(name) for name in growing}  # by finished tasks
+        self._made = {"groups with masks": [self._groups[name].width for name in growing], **super().architecture()}
         attach(backbone)
 
     # ---- what it is
@@ -122,7 +122,7 @@ class GrowingModel(ContinualModel):
         return tuple(task for task in self.tasks if task not in self._finished)
 
     def architecture(self) -> dict[str, list[int]]:
-        """Shapes of the backbone as it was made, before it grew."""
+        """Shapes of the backbone as it was made, before it grew, and the widths of what may grow."""
         return self._made
 
     def masks_of(self, task: str) -> TaskMasks:

@@ -46,7 +46,11 @@ class Offer:
 
     def insert(self) -> None:
         """Put it into the network."""
-        self.parent._modules[self.key] = nn.Sequential(self.activation, self.layer).train(self.activation.training)
+        self.parent._modules[self.key] = nn.Sequential(self.activation, self.layer)
+
+    def follow_mode(self) -> None:
+        """Train, or not, as the activation does."""
+        self.parent._modules[self.key].train(self.activation.training)  # type: ignore[union-attr]
 
     def take_away(self) -> None:
         """Leave the network as it was."""
