@@ -12,6 +12,7 @@ from pathlib import Path
 
 import bench.combine
 import bench.exactness
+import bench.firefly_apply
 import bench.gramian
 import bench.longhorn_scan
 import bench.loss_terms
@@ -53,6 +54,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "overhead": bench.overhead.main,
     "memory_edit": bench.memory_edit.main,
     "rehearsal": bench.rehearsal.main,
+    "firefly_apply": bench.firefly_apply.main,
     "longhorn_scan": bench.longhorn_scan.main,
     "steps": bench.steps.main,
     "loss_terms": bench.loss_terms.main,

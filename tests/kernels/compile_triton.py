@@ -22,6 +22,7 @@ from triton.compiler import ASTSource
 
 from pcl_kernels._pointers import BLOCK
 from pcl_kernels.combine import triton as combine
+from pcl_kernels.firefly_apply import triton as firefly_apply
 from pcl_kernels.gramian import triton as gramian
 from pcl_kernels.longhorn_scan import triton as longhorn
 from pcl_kernels.memory_edit import triton as memory_edit
@@ -66,6 +67,7 @@ def every_kernel() -> Iterator[dict[str, Any]]:
             yield compile_kernel(combine._sgd, update, sgd, num_warps=8)
             yield compile_kernel(combine._adamw, update, constants, num_warps=8)
         yield from memory_edit_kernels(gramian.TRITON_DTYPES[dtype])
+        yield regrow_kernel(gramian.TRITON_DTYPES[dtype])
         if dtype != torch.float64:  # which is there to check derivatives, and may spill
             yield from longhorn_kernels(gramian.TRITON_DTYPES[dtype])
     total = {"partial": "*fp64", "out": "*fp64", "programs": "i32"}
@@ -80,6 +82,15 @@ def memory_edit_kernels(dtype: Any) -> Iterator[dict[str, Any]]:
     yield compile_kernel(memory_edit._channel_sums, sums, tile)
     affine = {"u": number, "v": number, "out": number, "scale": "*fp64", "p": "*fp64", "q": "*fp64"} | sizes
     yield compile_kernel(memory_edit._channel_affine, affine, {"HAS_U": True, "DTYPE": dtype, **tile})
+
+
+def regrow_kernel(dtype: Any) -> dict[str, Any]:
+    number = {"fp32": "*fp32", "fp64": "*fp64", "bf16": "*bf16"}[str(dtype)]
+    operands = dict.fromkeys(("old", "below", "right", "out"), number)
+    operands |= {"rows": "*i64", "columns": "*i64", "row_scale": "*fp64", "column_scale": "*fp64"}
+    operands |= dict.fromkeys(("height", "width", "inner", "more", "tall", "wide", "out_columns"), "i32")
+    flags = dict.fromkeys(("HAS_ROWS", "HAS_COLUMNS", "ROW_SCALE", "COLUMN_SCALE"), True)
+    return compile_kernel(firefly_apply._regrow, operands, {**flags, "DTYPE": dtype, "TILE": firefly_apply.TILE})
 
 
 def longhorn_kernels(dtype: Any) -> Iterator[dict[str, Any]]:
