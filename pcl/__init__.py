@@ -37,6 +37,7 @@ from pcl.metrics import average_accuracy, forgetting
 from pcl.models.augment import Augment
 from pcl.models.backbones import MLP, Normalize, ResNet18
 from pcl.models.continual import ContinualModel
+from pcl.models.growth.growing import GrowingModel
 from pcl.models.heads import CosineHead
 from pcl.models.longhorn.backbone import LonghornBackbone
 from pcl.models.longhorn.bidirectional import BidirectionalBlock
@@ -55,6 +56,7 @@ from pcl.streams.timeline import Timeline
 from pcl.training.bgd import BGD
 from pcl.training.checkpoint import load_checkpoint, save_checkpoint
 from pcl.training.diagnostics import Diagnostics
+from pcl.training.growth import Grow, GrowWhen
 from pcl.training.step_result import StepResult
 from pcl.training.trainer import Trainer
 from pcl.weighting.aligned_mtl import AlignedMTL
@@ -142,6 +144,9 @@ __all__ = [
     "GradientEdit",
     "GradientWeighting",
     "GreedyBalanced",
+    "Grow",
+    "GrowWhen",
+    "GrowingModel",
     "Halves",
     "HerdingMemory",
     "Krum",

@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from pcl.config import RunConfig, config_from, config_text, read_config
+from pcl.data.batches import as_float
 from pcl.data.images import ImageData
 from pcl.memory.base import stored_bytes
 from pcl.memory.before_update import BeforeUpdate
@@ -21,6 +22,9 @@ from pcl.memory.reservoir import ReservoirMemory
 from pcl.methods import EDITS, LOSS_TERMS, METHODS, WEIGHTINGS, WeightingOptions
 from pcl.models.augment import augmented
 from pcl.models.continual import ContinualModel
+from pcl.models.growth.choice import Budget
+from pcl.models.growth.firefly import Firefly
+from pcl.models.growth.growing import GrowingModel
 from pcl.named_memories import INFERENCES, MEMORIES, RETRIEVALS
 from pcl.randomness import derived_seed, seeded
 from pcl.scenario_files import find_scenario
@@ -34,6 +38,7 @@ from pcl.training.diagnostics import Diagnostics
 from pcl.training.edit_pictures import write_edits
 from pcl.training.evaluation import calibration
 from pcl.training.feature_record import FeatureRecorder
+from pcl.training.growth import Grow, GrowWhen, Trigger
 from pcl.training.record import CHECKPOINT, RunRecorder
 from pcl.training.trainer import MakeOptimizer, Trainer
 from pcl.training.work import Work
@@ -179,8 +184,9 @@ def build(
             config.task_sampling, tasks_per_step=config.tasks_per_step, temperature=config.sampling_temperature,
             steps=steps, seed=config.seed,
         )  # fmt: skip
+    model, growing = _model(config, make_backbone(), spec, scenario)
     trainer = Trainer(
-        ContinualModel(make_backbone(), spec.features, config.setting, head=config.head, seed=config.seed),
+        model,
         optimizer=_optimizer(config, device),
         weighting=WEIGHTINGS[method.weighting].make(options),
         memory=memory,
@@ -199,6 +205,7 @@ def build(
         clip=config.clip,
         cuda_graph=config.cuda_graph,
         seed=config.seed,
+        callbacks=growing,
         measure_descent=config.measure_descent,
         evaluate_every=config.evaluate_every or (None if inference.costly else max(1, steps // 40)),
     )
@@ -260,6 +267,24 @@ def _backbone(config: RunConfig, spec: ScenarioSpec, scenario: Scenario | TaskFr
     with seeded(config.seed, "backbone"):
         backbone = spec.backbone(scenario.data)
     return augmented(backbone, config.augment, scenario.data.x_train.shape[-1]).to(device)
+
+
+def _model(
+    config: RunConfig, backbone: nn.Module, spec: ScenarioSpec, scenario: Scenario | TaskFree
+) -> tuple[ContinualModel, list[Grow]]:
+    """Backbone and heads, and what lets them grow, if the settings say so."""
+    head = config.head
+    assert head is not None
+    if config.grow is None:
+        return ContinualModel(backbone, spec.features, config.setting, head=head, seed=config.seed), []
+    like = next(backbone.parameters())
+    example = as_float(scenario.data.x_train[:1]).to(like)
+    model = GrowingModel(backbone, spec.features, example, config.setting, head=head, seed=config.seed)
+    trigger, _, every = config.grow.partition(":")
+    times = zip(scenario.timeline.starts, scenario.timeline.ends, strict=True)
+    steps = config.grow_steps or max(1, min(1 + end - start for start, end in times) // 4)
+    when = GrowWhen(cast(Trigger, trigger), int(every or steps))
+    return model, [Grow(Firefly(new=config.grow_new, seed=config.seed), Budget(neurons=config.grow_neurons), when)]
 
 
 def _optimizer(config: RunConfig, device: torch.device) -> MakeOptimizer:

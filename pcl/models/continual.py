@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,10 @@ class ContinualModel(nn.Module):
         """Tasks in the order in which they appeared."""
         return tuple(self.task_classes)
 
+    def architecture(self) -> dict[str, list[int]]:
+        """Shapes of what the backbone holds, by name: what must be the same where a checkpoint is loaded."""
+        return {name: list(value.shape) for name, value in self.backbone.state_dict().items()}
+
     def shared_parameters(self) -> list[nn.Parameter]:
         """The trainable parameters theta of the backbone, on which tasks may conflict."""
         return [p for p in self.backbone.parameters() if p.requires_grad]
@@ -140,12 +144,35 @@ class ContinualModel(nn.Module):
         if self.carry is not None:
             self._carried(task).restart()
 
-    def window(self, x: Tensor, task: str) -> Tensor | Window:
-        """What :meth:`encode` takes for the next batch of a stream: a window to go on with, where state is carried."""
-        return x if self.carry is None else Window(x, task)
+    @property
+    def by_task(self) -> bool:
+        """Whether :meth:`encode` has to know whose samples it gets, so that what it takes is more than a tensor."""
+        return self.carry is not None
 
-    def encode(self, x: Tensor | Window) -> Tensor:
-        """Features ``(B, features)``; of a window, from the state of its stream on, which moves in training mode."""
+    def settled(self, task: str) -> bool:
+        """Whether nothing that the task uses will change any more, so that its samples teach nothing."""
+        return False
+
+    def task_ended(self, task: str) -> None:
+        """The stream of the task has ended. Here nothing follows from that."""
+
+    def window(self, x: Tensor, task: str) -> Any:
+        """What :meth:`encode` takes for the next batch of a stream: a window to go on with, where state is carried."""
+        return self.rows(x, (task,)) if self.carry is None else Window(x, task)
+
+    def rows(self, x: Tensor, names: Sequence[str], task: Tensor | None = None) -> Any:
+        """What :meth:`encode` takes for samples of these tasks, which continue nothing: x alone, unless tasks have
+        parts of the backbone for themselves.
+
+        Args:
+            names: the tasks that may occur.
+            task: ``(B,)`` int64, the index into ``names`` of every sample's task; None where there is one.
+        """
+        return x
+
+    def encode(self, x: Any) -> Tensor:
+        """Features ``(B, features)`` of what :meth:`rows` or :meth:`window` gave; of a window, from the state of its
+        stream on, which moves in training mode."""
         if isinstance(x, Window):
             return self._carried(x.task).run(cast(Stateful, self.backbone), x.x)
         features: Tensor = self.backbone(x)
@@ -166,7 +193,7 @@ class ContinualModel(nn.Module):
 
     def forward(self, x: Tensor, task: str) -> Tensor:
         """Logits ``(B, len(columns(task)))`` of a batch of one task."""
-        return self.logits(self.backbone(x), task)
+        return self.logits(self.encode(self.rows(x, (task,))), task)
 
     def logits(self, features: Tensor, task: str) -> Tensor:
         """Logits of what the backbone gave, ``(B, features)``."""
@@ -199,7 +226,7 @@ class ContinualModel(nn.Module):
     def losses(self, x: Tensor, y: Tensor, task: str) -> Tensor:
         """Cross-entropy ``(B,)`` of every sample of a batch of one task, or what the head has in place of it; y holds
         class numbers."""
-        return self.feature_losses(self.backbone(x), y, task)
+        return self.feature_losses(self.encode(self.rows(x, (task,))), y, task)
 
     def feature_losses(self, features: Tensor, y: Tensor, task: str) -> Tensor:
         """:meth:`losses` of what the backbone gave."""
@@ -217,7 +244,7 @@ class ContinualModel(nn.Module):
             task: ``(B,)`` int64, the index into ``names`` of every sample's task.
             names: the tasks that may occur; heads of others are left alone.
         """
-        return self.mixed_feature_losses(self.backbone(x), y, task, names)
+        return self.mixed_feature_losses(self.encode(self.rows(x, names, task)), y, task, names)
 
     def mixed_feature_losses(self, features: Tensor, y: Tensor, task: Tensor, names: Sequence[str]) -> Tensor:
         """:meth:`mixed_losses` of what the backbone gave."""

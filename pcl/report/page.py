@@ -41,7 +41,7 @@ def write_report(run_dir: str | Path) -> Path:
             "the report needs jinja2, which is not installed; install it with "
             "pip install 'parallel-continual-learning[report]'"
         ) from error
-    from pcl.report import style
+    from pcl.report import growths, style
 
     folder = Path(run_dir)
     run = read_run(folder)
@@ -55,6 +55,7 @@ def write_report(run_dir: str | Path) -> Path:
         notes=[note for note in (summary.unfinished(run), summary.starvation(run)) if note],
         plots=_plots(run),
         tasks=summary.task_rows(run),
+        growths=growths.rows(run),
         settings=[(key, _setting(value)) for key, value in run.config.items()],
         command=f"pcl train --config {shlex.quote(_shown(folder / 'config.toml'))}",
         colours=_task_colours(run, style),
@@ -67,7 +68,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 
 def _plots(run: Run) -> list[Plot]:
-    from pcl.report import clouds, plots
+    from pcl.report import clouds, growths, plots
     from pcl.report.figures import shown
 
     out: list[Plot] = []
@@ -106,6 +107,13 @@ def _plots(run: Run) -> list[Plot]:
                 f"Table of accuracies: {len(rows)} moments in time as rows, {len(tasks)} tasks as columns.",
                 lambda look: plots.accuracy_matrix(rows, tasks, values, ended, look=look),
             )  # fmt: skip
+    if run.growths:
+        sizes = {what: growths.sizes(run, what) for what in ("neurons", "parameters")}
+        add(
+            "sizes", "Size of the network", growths.caption(run),
+            f"Line charts of the neurons and parameters of the network, with {len(run.growths)} growths.",
+            lambda look: plots.sizes_over_time(sizes, float(run.steps[-1]), look=look),
+        )  # fmt: skip
     if summary.has_cosines(run):
         add(
             "cosines", "Agreement of the gradients", text.cosines,

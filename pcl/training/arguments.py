@@ -6,7 +6,9 @@ from pcl.gradients.task_gradients import Strategy
 from pcl.losses.base import FollowsPath, LooksAhead
 from pcl.memory.generative import GenerativeMemory
 from pcl.models.continual import ContinualModel
+from pcl.models.growth.growing import GrowingModel
 from pcl.streams.sampling import TaskSampling
+from pcl.training.beside_growth import check_growing, check_growing_optimizer
 from pcl.training.bgd import BGD
 from pcl.training.losses import Precision
 from pcl.training.step_data import MemoryTasks
@@ -81,6 +83,8 @@ def check_arguments(trainer: "Trainer") -> None:
     if trainer.clip is not None and not trainer.clip > 0:
         raise ValueError(f"trainer: expected clip, a norm, above 0, got {trainer.clip}; leave it out not to clip")
     check_weighting(trainer.weighting, trainer.strategy)
+    if isinstance(trainer.model, GrowingModel):
+        check_growing(trainer)
 
 
 def check_stored(trainer: "Trainer") -> None:
@@ -110,6 +114,8 @@ def check_optimizer(trainer: "Trainer") -> None:
     Raises:
         ValueError: naming the term.
     """
+    if isinstance(trainer.model, GrowingModel):
+        check_growing_optimizer(trainer)
     for term in trainer.loss_terms:
         if isinstance(trainer.optimizer, BGD) and isinstance(term, FollowsPath):
             raise ValueError(

@@ -17,7 +17,6 @@ from pcl.gradients.task_gradients import Strategy, grouped_gradients, task_gradi
 from pcl.gradients.workspace import Workspace
 from pcl.losses.base import Samples
 from pcl.memory.base import MemoryBatch
-from pcl.models.carried import Window
 from pcl.models.continual import ContinualModel
 from pcl.streams.stream import MEMORY, memory_of
 from pcl.training.loss_terms import LossTerms
@@ -36,11 +35,11 @@ class Pass:
     """Part of a step that fits into memory at once.
 
     Attributes:
-        inputs: of the backbone, by task.
+        inputs: of the backbone, by task; see :meth:`pcl.ContinualModel.rows`.
         losses: by task, from the features to this part's share of the task's loss.
     """
 
-    inputs: dict[str, Tensor | Window] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
     losses: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
 
@@ -91,7 +90,7 @@ class StepLosses:
         others = repeat(None) if drawn is None else _split(drawn, first, end, size)
         for now, part, other in zip(self.passes, _split(recalled, first, end, size), others, strict=False):
             count, part = len(part.y), part if other is None else part.with_rows(other)
-            now.inputs[name] = part.x
+            now.inputs[name] = self._model.rows(part.x, part.names, part.task)
             now.losses[name] = self._memory_share(name, part, count, count / (end - first), old)
 
     def gradients(
@@ -116,7 +115,7 @@ class StepLosses:
             strategy, workspace: see :func:`pcl.task_gradients`.
         """
         model: Callable[[Any], Tensor] = self._model.backbone
-        if self._model.carry is not None:  # a window is more than a tensor of rows, so that one pass does not do
+        if self._model.by_task:  # the inputs are more than tensors of rows, so that one pass does not do
             model, strategy = self._model.encode, "loop" if strategy == "auto" else strategy
         if not apart and len(self.passes) == 1:
             return SummedLoss(

@@ -11,6 +11,7 @@ from pcl.memory.base import MemoryBatch
 from pcl.memory.before_update import BeforeUpdate
 from pcl.memory.edit import Edit
 from pcl.memory.incoming import Incoming
+from pcl.models.continual import ContinualModel
 from pcl.streams.stream import Batch
 
 if TYPE_CHECKING:
@@ -48,16 +49,28 @@ def recall(trainer: "Trainer", batches: Mapping[str, Sequence[Batch]]) -> Recall
         return Recall()
     count, draws = trainer.memory_batch * trainer.accumulate, trainer._retrieval
     incoming = Incoming(trainer.model, batches)
+    if memory.names and all(map(trainer.model.settled, memory.names)):  # nothing is left that these samples could teach
+        return Recall()
     at_random = memory.sample if trainer.memory_tasks == "one" else memory.sample_each
-    recalled = at_random(count, draws) if retrieval is None else retrieval(memory, incoming, count, draws)
+    found = at_random(count, draws) if retrieval is None else retrieval(memory, incoming, count, draws)
+    recalled = _unsettled(trainer.model, found)
     replays = trainer.loss_terms.replays
     drawn = at_random(count, draws) if replays is not None and replays.own_draw else None
-    if not isinstance(edit, BeforeUpdate):
+    if not isinstance(edit, BeforeUpdate) or recalled is None:
         return Recall(recalled, drawn)
     chosen = recalled if edit.samples == "recalled" else memory.sample(count, draws)
     ahead = incoming.gradient if edit.direction == "incoming" else incoming.gradient_on(memory.sample(count, draws))
     edited = _edit(trainer, edit.edit, chosen, incoming.parameters, ahead)
     return Recall(replace(recalled, x=edited.after) if edit.samples == "recalled" else recalled, drawn, edited)
+
+
+def _unsettled(model: ContinualModel, batch: MemoryBatch) -> MemoryBatch | None:
+    """The samples of tasks that still learn; None if there are none."""
+    settled = [i for i, name in enumerate(batch.names) if model.settled(name)]
+    if not settled:
+        return batch
+    rows = torch.isin(batch.task, torch.tensor(settled, device=batch.task.device), invert=True).nonzero()[:, 0]
+    return batch.take(rows) if len(rows) else None
 
 
 def edit_after(trainer: "Trainer", recalled: MemoryBatch | None, direction: Sequence[Tensor | None]) -> Edited | None:

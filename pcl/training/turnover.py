@@ -81,6 +81,7 @@ def _finish_ended(trainer: "Trainer") -> None:
             trainer._graph.drop()
     for task in ended:
         trainer.ended_at[task] = trainer._last_trained[task]
+        trainer.model.task_ended(task)
         trainer.weighting.forget(task)
         if trainer.memory is not None:
             trainer.memory.commit(task)

@@ -104,7 +104,7 @@ class Firefly:
         new: int = 8,
         split: bool = True,
         steps: int = 20,
-        lr: float = 0.01,
+        lr: float = 0.03,
         penalty: float = 1.0,
         points: int = 3,
         score_batches: int = 4,
