@@ -1,6 +1,6 @@
 """RBF networks grown from 1 to 12 neurons: Fig. 5.3 of Bo Liu's dissertation (2025, Sec. 5.3.1).
 
-    python -m studies.firefly_rbf [--iterations 2000 | --full] [--targets 20] [--spread variance] [--processes 1]
+    python -m studies.firefly_rbf [--iterations 1000 | --full] [--targets 20] [--spread variance] [--processes 1]
 
 Functions of 15 neurons with weights from N(0, 3) are learned at 1,000 points of U(-5, 5) by networks that gain a neuron
 at a time, with so many iterations of Adam between; ``--full`` has the published 10,000. Firefly is the library's own;
@@ -133,7 +133,7 @@ def joined(made: list[tuple[Run, dict[str, Any]]], method: str, new: int) -> Cur
 def main() -> None:
     """Complete the study, then write table and pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=2000, help="between growths; the paper has 10000")
+    parser.add_argument("--iterations", type=int, default=1000, help="between growths; the paper has 10000")
     parser.add_argument("--full", action="store_true", help="--iterations 10000")
     parser.add_argument("--targets", type=int, default=20, help=f"in blocks of {AT_ONCE}")
     parser.add_argument("--spread", choices=list(SPREADS), default="variance", help="what the 3 of N(0, 3) is")

@@ -105,7 +105,8 @@ class LibraryFirefly:
     steps: int
 
     def __call__(self, networks: Sequence[RBF], targets: Targets, draws: torch.Generator) -> list[RBF]:
-        from pcl.models.growth.firefly import Budget, Firefly
+        from pcl.models.growth.choice import Budget
+        from pcl.models.growth.firefly import Firefly
 
         for network, x, y in zip(networks, targets.x, targets.y, strict=True):
             firefly = Firefly(step=STEP, new=self.new, steps=self.steps, seed=drawn_seed(draws))
