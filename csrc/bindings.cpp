@@ -24,6 +24,7 @@ void register_channel_affine(py::module_& m);
 void register_cone_qp(py::module_& m);
 void register_elastic_factors(py::module_& m);
 void register_firefly_apply(py::module_& m);
+void register_firefly_conv(py::module_& m);
 void register_firefly_score(py::module_& m);
 void register_firefly_select(py::module_& m);
 void register_firefly_split(py::module_& m);
@@ -82,6 +83,7 @@ PYBIND11_MODULE(_C, m) {
     pcl::register_cone_qp(m);
     pcl::register_elastic_factors(m);
     pcl::register_firefly_apply(m);
+    pcl::register_firefly_conv(m);
     pcl::register_firefly_score(m);
     pcl::register_firefly_select(m);
     pcl::register_firefly_split(m);

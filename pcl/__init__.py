@@ -37,7 +37,11 @@ from pcl.metrics import average_accuracy, forgetting
 from pcl.models.augment import Augment
 from pcl.models.backbones import MLP, Normalize, ResNet18
 from pcl.models.continual import ContinualModel
+from pcl.models.growth.choice import Budget
+from pcl.models.growth.firefly import Firefly, Growth
+from pcl.models.growth.graph import WidthGraph
 from pcl.models.growth.growing import GrowingModel
+from pcl.models.growth.residual_layer import ResidualLayer
 from pcl.models.heads import CosineHead
 from pcl.models.longhorn.backbone import LonghornBackbone
 from pcl.models.longhorn.bidirectional import BidirectionalBlock
@@ -124,6 +128,7 @@ __all__ = [
     "Batches",
     "BeforeUpdate",
     "BidirectionalBlock",
+    "Budget",
     "CAGrad",
     "CAGradFast",
     "ClassMemory",
@@ -133,6 +138,7 @@ __all__ = [
     "Diagnostics",
     "DualProj",
     "FairGrad",
+    "Firefly",
     "Fixed",
     "FromScratch",
     "GMEDEdit",
@@ -147,6 +153,7 @@ __all__ = [
     "Grow",
     "GrowWhen",
     "GrowingModel",
+    "Growth",
     "Halves",
     "HerdingMemory",
     "Krum",
@@ -170,6 +177,7 @@ __all__ = [
     "RandomEdit",
     "ResNet18",
     "ReservoirMemory",
+    "ResidualLayer",
     "ResidualStack",
     "Retrieval",
     "SDMGrad",
@@ -194,6 +202,7 @@ __all__ = [
     "VisionConfig",
     "VisionLonghorn",
     "Weighting",
+    "WidthGraph",
     "Windows",
     "Workspace",
     "average_accuracy",

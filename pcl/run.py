@@ -249,7 +249,8 @@ def _fit(
 
 
 def _of_the_end(trainer: Trainer) -> dict[str, Any]:
-    """What results say of the state a run has ended in: its classifier, in the class setting, and its memory.
+    """What results say of the state a run has ended in: its classifier, in the class setting, its memory, and its size
+    if it has grown.
 
     Calibration is that of the model's heads, and left out where something else tells the classes.
     """
@@ -259,6 +260,8 @@ def _of_the_end(trainer: Trainer) -> dict[str, Any]:
         found = calibration(trainer.model, tests)
     if trainer.memory is not None:
         found |= {"memory samples": len(trainer.memory), "memory bytes": stored_bytes(trainer.memory)}
+    if isinstance(trainer.model, GrowingModel):
+        found |= {"neurons": sum(trainer.model.widths.values()), "parameters": trainer.model.size()}
     return found
 
 

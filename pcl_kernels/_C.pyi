@@ -185,6 +185,19 @@ def firefly_split_backward(
     threads: int,
     /,
 ) -> None: ...
+def firefly_conv(
+    shape: list[int],
+    channels_last: bool,
+    x: int,
+    weights: int,
+    biases: int,
+    vectors: list[int],
+    activation: int,
+    y: int,
+    z: int,
+    threads: int,
+    /,
+) -> None: ...
 def firefly_score(
     sizes: tuple[int, int, int, bool, int, int],
     vectors: list[int],

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -106,6 +107,13 @@ class Samples:
     y: Tensor
     features: Tensor
     recalled: MemoryBatch | None = None
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Of every sample in the columns of its own task; see :meth:`pcl.ContinualModel.mixed_logits`."""
+        if self.recalled is None:
+            return self.model.logits(self.features, self.task)
+        return self.model.mixed_logits(self.features, self.recalled.task, self.recalled.names)
 
 
 @runtime_checkable

@@ -71,8 +71,10 @@ class DER(Unobserving):
             )
         if recalled is None or recalled.logits is None:
             return None
-        now = samples.model.mixed_logits(samples.features, recalled.task, recalled.names)
-        then = F.pad(recalled.logits, (0, now.shape[1] - recalled.logits.shape[1]), value=torch.nan)
+        now = samples.logits
+        then, more = recalled.logits, now.shape[1] - recalled.logits.shape[1]
+        if more:
+            then = F.pad(then, (0, more), value=torch.nan)
         known = ~then.isnan()
         if self.unseen == "least" and samples.model.setting == "class":
             least = torch.where(known, then, torch.inf).amin(dim=1, keepdim=True)

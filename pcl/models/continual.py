@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pcl import parts
 from pcl.models.carried import CarriedState, Stateful, Window
 from pcl.models.heads import CosineHead, Head, SigmoidHead, head_of
 from pcl.models.modes import evaluation_mode
@@ -91,11 +92,11 @@ class ContinualModel(nn.Module):
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """The trainable parameters theta of the backbone, on which tasks may conflict."""
-        return [p for p in self.backbone.parameters() if p.requires_grad]
+        return parts.trainable(self.backbone)
 
     def head_parameters(self) -> list[nn.Parameter]:
         """The parameters of all heads, in the order in which they were made."""
-        return list(self.heads.parameters())
+        return parts.parameters(self.heads)
 
     def add_task(self, task: str, classes: Sequence[int]) -> list[nn.Parameter]:
         """Make what the task needs and does not have yet; return the new parameters (none, perhaps).
@@ -111,7 +112,7 @@ class ContinualModel(nn.Module):
             self.states.append(CarriedState(cast(Stateful, self.backbone), self.carry))
         if not new:
             return []
-        like = next(self.backbone.parameters(), torch.empty(0))
+        like = parts.like(self.backbone)
         with seeded(self._seed, "head", task):
             make = nn.Linear if self.head is None else self.head.make
             head = make(self.features, len(new)).to(device=like.device, dtype=like.dtype)
@@ -183,12 +184,22 @@ class ContinualModel(nn.Module):
         assert isinstance(state, CarriedState)
         return state
 
+    @property
+    def shares_columns(self) -> bool:
+        """Whether the loss of a sample does not depend on its task."""
+        return self.setting == "class" and not isinstance(self.head, CosineHead)
+
     def columns(self, task: str) -> tuple[int, ...]:
         """The classes that the columns of ``forward(x, task)`` stand for."""
         return self.task_classes[task] if self.setting == "task" else tuple(self._seen)
 
     def column_of(self, y: Tensor, task: str) -> Tensor:
         """The column ``(B,)`` of ``forward(x, task)`` in which every one of the class numbers y ``(B,)`` stands."""
+        columns = self.columns(task)
+        first, count = columns[0], len(columns)
+        if columns == tuple(range(first, first + count)):
+            at = (y - first if first else y).to(torch.int64)
+            return at.clamp(0, count - 1)  # a label that is yet to be refused must not lead out of the table
         return self.hit(y, task).to(torch.int8).argmax(dim=1)
 
     def forward(self, x: Tensor, task: str) -> Tensor:
@@ -197,8 +208,11 @@ class ContinualModel(nn.Module):
 
     def logits(self, features: Tensor, task: str) -> Tensor:
         """Logits of what the backbone gave, ``(B, features)``."""
-        heads = [self.heads[self._head_of[task]]] if self.setting == "task" else self.heads
-        return torch.cat([head(features) for head in heads], dim=1)
+        if self.setting == "task":
+            logits: Tensor = self.heads[self._head_of[task]](features)
+            return logits
+        found = [head(features) for head in self.heads]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
     def mixed_logits(self, features: Tensor, task: Tensor, names: Sequence[str]) -> Tensor:
         """:meth:`logits` of a batch that mixes tasks, every sample in the columns of its own task, ``(B, columns)``.
@@ -230,7 +244,13 @@ class ContinualModel(nn.Module):
 
     def feature_losses(self, features: Tensor, y: Tensor, task: str) -> Tensor:
         """:meth:`losses` of what the backbone gave."""
-        logits, hit = self.logits(features, task), self.hit(y, task)
+        return self.logit_losses(self.logits(features, task), y, task)
+
+    def logit_losses(self, logits: Tensor, y: Tensor, task: str) -> Tensor:
+        """:meth:`losses` of what :meth:`logits` gave."""
+        if self.head is None:
+            return F.cross_entropy(_full(logits), self.column_of(y, task), reduction="none")
+        hit = self.hit(y, task)
         if isinstance(self.head, CosineHead):
             logits = self.head.with_margins(logits, hit, self._owned([task], y.device)[0])
         return self._column_losses(logits, hit)
@@ -248,9 +268,10 @@ class ContinualModel(nn.Module):
 
     def mixed_feature_losses(self, features: Tensor, y: Tensor, task: Tensor, names: Sequence[str]) -> Tensor:
         """:meth:`mixed_losses` of what the backbone gave."""
+        if self.shares_columns:
+            return self.feature_losses(features, y, names[0])
         if self.setting == "class":
-            if not isinstance(self.head, CosineHead):
-                return self.feature_losses(features, y, names[0])
+            assert isinstance(self.head, CosineHead)
             logits, hit = self.logits(features, names[0]), self.hit(y, names[0])
             logits = self.head.with_margins(logits, hit, self._owned(names, y.device)[task])
             return self._column_losses(logits, hit)
@@ -266,8 +287,7 @@ class ContinualModel(nn.Module):
     def _column_losses(self, logits: Tensor, hit: Tensor) -> Tensor:
         """Loss ``(B,)`` of the column that ``hit`` ``(B, columns)`` marks; under a softmax of the first where it marks
         none, which only labels that have been refused, or will be, come to."""
-        if logits.dtype in (torch.bfloat16, torch.float16):
-            logits = logits.float()  # under autocast; a mean of losses in bfloat16 would have 8 bits
+        logits = _full(logits)
         if isinstance(self.head, SigmoidHead):
             return self.head.losses(logits, hit)
         return F.cross_entropy(logits, hit.to(torch.int8).argmax(dim=1), reduction="none")
@@ -286,3 +306,8 @@ class ContinualModel(nn.Module):
         if (numbers, device) not in self._numbers:
             self._numbers[numbers, device] = torch.tensor(numbers, device=device)
         return self._numbers[numbers, device]
+
+
+def _full(logits: Tensor) -> Tensor:
+    """In float32 at least: under autocast, a mean of losses in bfloat16 would have 8 bits."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pcl.models.growth.growing import GrowingModel
+from pcl.parts import modules
 from pcl.training.step_data import StepData
 from pcl.training.step_result import Descent
 
@@ -71,7 +72,7 @@ class GraphedStep:
             {name: value for name, value in group.items() if name != "params" and not isinstance(value, Tensor)}
             for group in trainer.optimizer.param_groups
         ]
-        modes = [module.training for module in trainer.model.modules()]
+        modes = [module.training for module in modules(trainer.model)]
         memory = () if data.recalled is None else (data.recalled.names, data.recalled.sizes)
         return data.tasks, memory, [id(p) for p in (*shared, *others)], settings, modes
 

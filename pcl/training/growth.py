@@ -106,9 +106,10 @@ class Grow:
     def __init__(self, firefly: Firefly, budget: Budget, when: GrowWhen | None = None, *, batches: int = 8) -> None:
         if batches < 1:
             raise ValueError(f"Grow batches: expected at least 1, got {batches}")
-        if budget.layers:
+        if firefly.layers or budget.layers:
             raise ValueError(
-                "Grow: new layers would change what finished tasks compute; expected a budget without them"
+                f"Grow: expected no new layers, got layers={firefly.layers} of the Firefly and {budget.layers} of the "
+                "budget; a new layer would change what finished tasks compute"
             )
         self.firefly = firefly
         self.budget = budget
@@ -159,6 +160,11 @@ class Grow:
         """
         model = _growing(trainer)
         tasks = list(model.running) if tasks is None else tasks
+        unknown = [task for task in tasks if task not in model.running]
+        if unknown:
+            raise ValueError(
+                f"Grow: task {unknown[0]!r} does not run; expected some of {', '.join(model.running) or '-'}"
+            )
         trainer._guard.look(wait=True)
         samples = {task: self._peek(trainer, task) for task in tasks}
         samples = {task: batches for task, batches in samples.items() if batches}

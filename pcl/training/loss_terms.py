@@ -33,6 +33,7 @@ class LossTerms:
         self._terms = tuple(terms)
         self._penalties = [term for term in terms if isinstance(term, Penalty)]
         self._of_samples = [term for term in terms if isinstance(term, SampleTerm)]
+        self.of_parameters_alone = not self._of_samples
         self._looking_ahead = [term for term in terms if isinstance(term, LooksAhead)]
         self._following = [term for term in terms if isinstance(term, FollowsPath)]
         self._names: dict[nn.Parameter, str] = {}
@@ -66,7 +67,7 @@ class LossTerms:
         mean_of_own: Tensor | None = None
         for term in self._of_samples:
             added = term.losses(samples)
-            if added is not None and isinstance(term, Replays) and count < len(added):
+            if added is not None and term is self.replays and count < len(added):
                 mean_of_own = added[count:].mean()
             elif added is not None:
                 losses = losses + added[:count]

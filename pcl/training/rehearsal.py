@@ -1,6 +1,7 @@
 """What the memory gives to a step, and what the step's edit gives back to it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from pcl.memory.before_update import BeforeUpdate
 from pcl.memory.edit import Edit
 from pcl.memory.incoming import Incoming
 from pcl.models.continual import ContinualModel
+from pcl.models.modes import evaluation_mode
 from pcl.streams.stream import Batch
 
 if TYPE_CHECKING:
@@ -51,16 +53,18 @@ def recall(trainer: "Trainer", batches: Mapping[str, Sequence[Batch]]) -> Recall
     incoming = Incoming(trainer.model, batches)
     if memory.names and all(map(trainer.model.settled, memory.names)):  # nothing is left that these samples could teach
         return Recall()
-    at_random = memory.sample if trainer.memory_tasks == "one" else memory.sample_each
-    found = at_random(count, draws) if retrieval is None else retrieval(memory, incoming, count, draws)
-    recalled = _unsettled(trainer.model, found)
-    replays = trainer.loss_terms.replays
-    drawn = at_random(count, draws) if replays is not None and replays.own_draw else None
-    if not isinstance(edit, BeforeUpdate) or recalled is None:
-        return Recall(recalled, drawn)
-    chosen = recalled if edit.samples == "recalled" else memory.sample(count, draws)
-    ahead = incoming.gradient if edit.direction == "incoming" else incoming.gradient_on(memory.sample(count, draws))
-    edited = _edit(trainer, edit.edit, chosen, incoming.parameters, ahead)
+    looks_ahead = retrieval is not None or isinstance(edit, BeforeUpdate)
+    with evaluation_mode(trainer.model) if looks_ahead else nullcontext():  # once for all who look
+        at_random = memory.sample if trainer.memory_tasks == "one" else memory.sample_each
+        found = at_random(count, draws) if retrieval is None else retrieval(memory, incoming, count, draws)
+        recalled = _unsettled(trainer.model, found)
+        replays = trainer.loss_terms.replays
+        drawn = at_random(count, draws) if replays is not None and replays.own_draw else None
+        if not isinstance(edit, BeforeUpdate) or recalled is None:
+            return Recall(recalled, drawn)
+        chosen = recalled if edit.samples == "recalled" else memory.sample(count, draws)
+        ahead = incoming.gradient if edit.direction == "incoming" else incoming.gradient_on(memory.sample(count, draws))
+        edited = _edit(trainer, edit.edit, chosen, incoming.parameters, ahead)
     return Recall(replace(recalled, x=edited.after) if edit.samples == "recalled" else recalled, drawn, edited)
 
 

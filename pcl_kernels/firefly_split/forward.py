@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from pcl_kernels.firefly_split import conv
 from pcl_kernels.firefly_split.checks import check_activation, check_channels, check_pair, check_tensor
+from pcl_kernels.firefly_split.linear import pre_activations, stacked_biases
 from pcl_kernels.firefly_split.op import split
+from pcl_kernels.firefly_split.reference import conv2d
 
 
 def firefly_split_forward(
@@ -28,7 +30,9 @@ def firefly_split_forward(
 ) -> Tensor:
     """y = (act(s (a + ε d) + t) + act(s (a + mirror ε d) + t)) / 2 with a = W x + b and d = Δ x + β.
 
-    One product (or convolution) with the stacked weights [W; Δ], then `firefly_split`.
+    One pass of the library over x for both (linear.py, or a convolution with the stacked weights [W; Δ]), then
+    `firefly_split`. For 3 x 3 convolutions of stride 1 on float32 CPU tensors all is one kernel; conv.py says with
+    which roundings.
 
     Args:
         x: `(..., n)` for a Linear layer, `(B, n, H, W)` for a convolution; float32, float64, float16 or bfloat16.
@@ -70,16 +74,11 @@ def firefly_split_forward(
     for name, value in (("bias", bias), ("delta_bias", delta_bias)):
         if value is not None:
             check_tensor(op, name, value, x)
-    stacked, biases = torch.cat([weight, delta]), _stacked_biases(bias, delta_bias)
-    if weight.dim() == 4:
-        z = F.conv2d(x, stacked, biases, stride, padding, dilation)
-        return split(z, None, epsilon, scale, shift, mirror, activation)
-    z = F.linear(x.reshape(x.shape[:-1].numel(), x.shape[-1]), stacked, biases)
-    return split(z, None, epsilon, scale, shift, mirror, activation).view(*x.shape[:-1], len(weight))
-
-
-def _stacked_biases(bias: Tensor | None, delta_bias: Tensor | None) -> Tensor | None:
-    if bias is None and delta_bias is None:
-        return None
-    first = torch.zeros_like(delta_bias) if bias is None else bias  # type: ignore[arg-type]
-    return torch.cat([first, torch.zeros_like(first) if delta_bias is None else delta_bias])
+    of_neurons = (epsilon, scale, shift, mirror, activation)
+    if weight.dim() == 2:
+        z = pre_activations(x.reshape(x.shape[:-1].numel(), x.shape[-1]), weight, delta, bias, delta_bias)
+        return split(z, None, *of_neurons).view(*x.shape[:-1], len(weight))
+    stacked, biases = torch.cat([weight, delta]), stacked_biases(bias, delta_bias)
+    if conv.suits(x, weight, stride, padding, dilation):
+        return conv.split_conv(x, stacked, biases, *of_neurons, conv.pair(padding))
+    return split(conv2d(x, stacked, biases, stride, padding, dilation), None, *of_neurons)

@@ -70,6 +70,14 @@ def empty(like: Tensor, channels: int, rows: bool) -> Tensor:
     return like.new_empty((shape[0], channels, *shape[2:]))
 
 
+def empty_gradients(a: Tensor, d: Tensor | None, walk: Walk) -> tuple[Tensor, Tensor, tuple[Block, Block]]:
+    """Tensors for the gradients of a and d, the second empty where a holds both, and where each is to be written."""
+    da = empty(a, a.shape[1], walk.rows)
+    dd = a.new_empty(0) if d is None else empty(d, d.shape[1], walk.rows)
+    first, second = halves(da, None if d is None else dd)
+    return da, dd, (block(first, walk.rows), block(second, walk.rows))
+
+
 def wide(vector: Tensor | None) -> Tensor | None:
     """A vector as the kernels read it."""
     return None if vector is None else vector.to(torch.float64).resolve_neg().contiguous()

@@ -11,7 +11,7 @@ from pcl_kernels import _C
 from pcl_kernels._registry import define, plain
 from pcl_kernels.firefly_split import reference
 from pcl_kernels.firefly_split.checks import check_activation, check_channels, check_pair, check_tensor
-from pcl_kernels.firefly_split.layout import Block, addresses, block, empty, halves, sizes, walk_of, wide
+from pcl_kernels.firefly_split.layout import addresses, block, empty, empty_gradients, halves, sizes, walk_of, wide
 from pcl_kernels.memory_edit.layout import threads_for
 
 
@@ -124,23 +124,17 @@ def _backward_cpu(
     """Gradients of a and d, in one tensor where there is one, and `(3, m)` float64 those of ε, s and t."""
     first, second = halves(a, d)
     walk = walk_of(first)
-    da, dd, sums = _backward_fake(a, d, epsilon, scale, shift, mirror, activation, grad)
+    da, dd, (to_a, to_d) = empty_gradients(a, d, walk)
+    sums = a.new_zeros((3, walk.channels), dtype=torch.float64)
     if not first.numel():
-        return da, dd, sums.zero_()
+        return da, dd, sums
     of_a, of_d, of_grad = (block(t, walk.rows) for t in (first, second, grad))
     vectors = [wide(v) for v in (epsilon, scale, shift, mirror)]
-    to_a, to_d = outputs(da, dd if d is not None else None, walk.rows)
     _C.firefly_split_backward(
         *(sizes(walk, a, activation), addresses(*vectors), of_a.pair, of_d.pair, of_grad.pair, to_a.pair, to_d.pair),
         *(sums.data_ptr(), threads_for(5 * first.numel())),
     )
     return da, dd, sums
-
-
-def outputs(da: Tensor, dd: Tensor | None, rows: bool) -> tuple[Block, Block]:
-    """Where the kernel writes; the tensors lie as `empty` makes them, so that nothing is copied."""
-    first, second = halves(da, dd)
-    return block(first, rows), block(second, rows)
 
 
 def _backward_fake(
@@ -155,8 +149,7 @@ def _backward_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     first, _ = halves(a, d)
     walk = walk_of(first)
-    da = empty(a, a.shape[1], walk.rows)
-    dd = a.new_empty(0) if d is None else empty(d, d.shape[1], walk.rows)
+    da, dd, _ = empty_gradients(a, d, walk)
     return da, dd, a.new_empty((3, walk.channels), dtype=torch.float64)
 
 

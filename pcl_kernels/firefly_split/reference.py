@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,15 @@ def channels(
     return s, torch.zeros_like(plus) if shift is None else shift.double(), plus, minus
 
 
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any) -> Tensor:
+    """torch's, which refuses a layer of no neurons: it gets one that is left out again."""
+    if len(weight):
+        return F.conv2d(x, weight, bias, stride, padding, dilation)
+    one = torch.cat([weight, weight.new_zeros(1, *weight.shape[1:])])
+    bias = None if bias is None else torch.cat([bias, bias.new_zeros(1)])
+    return F.conv2d(x, one, bias, stride, padding, dilation)[:, :0]
+
+
 def firefly_split(
     a: Tensor,
     d: Tensor,
@@ -42,7 +52,8 @@ def firefly_split(
     """(act(s (a + ε d) + t) + act(s (a + mirror ε d) + t)) / 2, channel by channel."""
     s, t, plus, minus = (v.view(-1, *[1] * (a.dim() - 2)) for v in channels(epsilon, scale, shift, mirror))
     act = ACTIVATIONS[activation]
-    one, other = (act(s * (a.double() + step * d.double()) + t) for step in (plus, minus))
+    wide_a, wide_d = a.double(), d.double()
+    one, other = (act(s * (wide_a + step * wide_d) + t) for step in (plus, minus))
     return ((one + other) / 2).to(a.dtype)
 
 
@@ -65,13 +76,13 @@ def firefly_split_forward(
     """(act(s layer(x; W + ε Δ) + t) + act(s layer(x; W + mirror ε Δ) + t)) / 2 for a Linear layer or a Conv2d."""
     s, t, plus, minus = channels(epsilon, scale, shift, mirror)
     b, db = (torch.zeros_like(s) if v is None else v.double() for v in (bias, delta_bias))
+    wide_x, w, dw = x.double(), weight.double(), delta.double()
 
     def half(step: Tensor) -> Tensor:
         rows = step.view(-1, *[1] * (weight.dim() - 1))
-        w, c = weight.double() + rows * delta.double(), b + step * db
         if weight.dim() == 2:
-            return ACTIVATIONS[activation](s * F.linear(x.double(), w, c) + t)
-        pre = F.conv2d(x.double(), w, c, stride, padding, dilation)
+            return ACTIVATIONS[activation](s * F.linear(wide_x, w + rows * dw, b + step * db) + t)
+        pre = conv2d(wide_x, w + rows * dw, b + step * db, stride, padding, dilation)
         return ACTIVATIONS[activation](s.view(-1, 1, 1) * pre + t.view(-1, 1, 1))
 
     return ((half(plus) + half(minus)) / 2).to(x.dtype)

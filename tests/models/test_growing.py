@@ -1,8 +1,6 @@
 """One network that grows: what finished tasks use stays as it is to the bit."""
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +11,7 @@ from pcl.models.growth.choice import Budget
 from pcl.models.growth.firefly import Firefly
 from pcl.models.growth.locks import locks_of
 from pcl.models.growth.whole import Whole
-
-sys.path.insert(0, str(Path(__file__).parent))
-from growing_cases import CLASSES, KINDS, backbone, grow, growing, logits, samples, train
+from tests.models.growing_cases import CLASSES, KINDS, backbone, grow, growing, logits, samples, train
 
 
 def begin(model: GrowingModel, *tasks: str) -> None:
@@ -305,7 +301,7 @@ def test_what_cannot_grow_is_refused() -> None:
     with pytest.raises(ValueError, match="parametrized layers"):
         GrowingModel(nn.Sequential(nn.Flatten(), bound), 6, make["example"])
     softened = nn.Sequential(nn.Flatten(), nn.Linear(36, 6), nn.Softmax(dim=1))
-    with pytest.raises(ValueError, match="no width of the backbone can grow: .*Softmax"):
+    with pytest.raises(ValueError, match=r"no width of the backbone can grow: .*Softmax"):
         GrowingModel(softened, 6, make["example"])
 
 
@@ -318,6 +314,8 @@ def test_growing_says_what_it_was_asked_wrongly() -> None:
         model.grow(Firefly(), {"a": [(x, y)]}, Budget(neurons=1))
     with pytest.raises(ValueError, match="at least one task and a batch"):
         model.grow(Firefly(), {"b": []}, Budget(neurons=1))
+    with pytest.raises(ValueError, match=r"weights of \['b'\], got some of \['a'\]"):
+        model.grow(Firefly(), {"b": [(x, y)]}, Budget(neurons=1), weights={"a": 1.0})
     with pytest.raises(TypeError, match="samples with their task"):
         model.encode(x)
     model.task_ended("a")  # twice is once

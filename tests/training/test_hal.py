@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from training_cases import blobs, everything, same, trainer
 
-from pcl import HAL, ContinualModel, ReservoirMemory, Stream, Sum, Trainer, load_checkpoint, save_checkpoint
+from pcl import HAL, ContinualModel, LwF, ReservoirMemory, Stream, Sum, Trainer, load_checkpoint, save_checkpoint
 from pcl.randomness import generator
 
 RATE = 0.1
@@ -20,7 +20,7 @@ def hal(**arguments: Any) -> HAL:
     return HAL(**{"strength": 0.5, "lr": RATE, "steps": 5, "batch": 4, "seed": 3, **arguments})
 
 
-def two_tasks(term: HAL | None, setting: str, **arguments: Any) -> Trainer:
+def two_tasks(term: HAL | LwF | None, setting: str, **arguments: Any) -> Trainer:
     t = trainer(
         weighting=Sum(), loss_terms=[term] if term else [], setting=setting, memory=ReservoirMemory(12), memory_batch=4,
         optimizer=lambda p: torch.optim.SGD(p, lr=RATE), **arguments,
@@ -141,7 +141,8 @@ def test_measuring_the_descent_changes_nothing() -> None:
 
 
 def test_nothing_is_anchored_before_a_task_has_ended() -> None:
-    one, two = two_tasks(hal(), "class"), two_tasks(None, "class")
+    nothing = LwF(1.0)  # has no teacher before a task has ended, and adds nothing
+    one, two = two_tasks(hal(), "class"), two_tasks(nothing, "class")
     for t in (one, two):
         t.fit(9)
     assert all(map(torch.equal, one.model.parameters(), two.model.parameters()))

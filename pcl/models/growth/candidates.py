@@ -77,7 +77,8 @@ class GroupCandidates:
 
     def _by_neuron(self, columns: Tensor) -> Tensor:
         """``(out, m' * repeat, ...)`` as ``(m', out, repeat, ...)``, a view."""
-        return columns.unflatten(1, (self.new, -1)).transpose(0, 1)
+        by_neuron: Tensor = columns.unflatten(1, (self.new, -1)).transpose(0, 1)
+        return by_neuron
 
 
 class Candidates:
@@ -123,6 +124,9 @@ class Candidates:
                 width = graph.group(name).width
                 if value.shape != (width,):
                     raise ValueError(f"{what}: expected shape ({width},) for group {name!r}, got {tuple(value.shape)}")
+        for name, value in (mirror or {}).items():
+            if not bool((value.abs() == 1).all()):
+                raise ValueError(f"mirror: expected -1 (split) and +1 (copy) alone for group {name!r}, got {value}")
         for group in wanted:
             like = _layer(graph, group.producers[0]).weight
             may = (allowed or {}).get(group.name, torch.full((group.width,), split)).to(like.device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -136,9 +137,9 @@ def planned(
     return plan
 
 
-def _moved(layer: torch.nn.Module, delta: Rows, index: Tensor, step: Tensor) -> Rows:
+def _moved(layer: Any, delta: Rows, index: Tensor, step: Tensor) -> Rows:
     """Rows theta_i + step_i delta_i."""
-    weight: Tensor = layer.weight[index]  # type: ignore[index, assignment]
+    weight = layer.weight[index]
     direction, bias = delta
     moved = weight + step[index].view(-1, *[1] * (weight.dim() - 1)) * direction[index]
-    return moved, None if bias is None else layer.bias[index] + step[index] * bias[index]  # type: ignore[index, operator]
+    return moved, None if bias is None else layer.bias[index] + step[index] * bias[index]

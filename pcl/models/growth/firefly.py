@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pcl.models.growth.candidates import Candidates
 from pcl.models.growth.choice import Budget, choose, gains, planned
 from pcl.models.growth.graph import WidthGraph
+from pcl.models.growth.new_layers import Offer, enlist, of_group, offers, strike_off
 from pcl.models.growth.overgrown import OverGrown
 from pcl.models.growth.plan import GroupGrowth
 from pcl.models.growth.rebuild import rebuild
@@ -43,7 +44,8 @@ class Growth:
     """One growth of a network.
 
     Args:
-        before, after: width of every group that may grow.
+        before, after: width of every group that can grow, the hidden width of new layers included.
+        layers: names of the layers that are new.
         parameters, flops: how many the network has more; see :class:`Budget`.
         loss_before, loss_after: the objective of the network in evaluation mode, over the batches of the scores.
         search: what was found; ``search.predicted`` is to be compared with ``loss_before - loss_after``.
@@ -51,6 +53,7 @@ class Growth:
 
     before: dict[str, int]
     after: dict[str, int]
+    layers: tuple[str, ...]
     parameters: int
     flops: int
     loss_before: float
@@ -84,6 +87,9 @@ class Firefly:
         step: epsilon, the step size in the space of functions.
         new: m', how many new neurons each group is offered.
         split: whether neurons may split.
+        layers: m' of new layers: with 1 or more, an identity x + outer(act(inner(x))) is offered behind every
+            activation of an nn.Sequential, with so many new hidden neurons, of which at least two must be taken
+            (Sec. 5.2.3). A :class:`ResidualLayer` of the model's own that has no neuron yet needs no such offer.
         steps: how many steps delta and epsilon are trained.
         lr: learning rate of these steps.
         penalty: weight of the penalty.
@@ -103,6 +109,7 @@ class Firefly:
         step: float = 0.1,
         new: int = 8,
         split: bool = True,
+        layers: int = 0,
         steps: int = 20,
         lr: float = 0.03,
         penalty: float = 1.0,
@@ -110,7 +117,7 @@ class Firefly:
         score_batches: int = 4,
         seed: int = 0,
     ) -> None:
-        for name, value, least in (("new", new, 0), ("steps", steps, 0), ("points", points, 1)):
+        for name, value, least in (("new", new, 0), ("layers", layers, 0), ("steps", steps, 0), ("points", points, 1)):
             if value < least:
                 raise ValueError(f"Firefly: {name}: expected at least {least}, got {value}")
         for name, number in (("step", step), ("lr", lr)):
@@ -120,9 +127,9 @@ class Firefly:
             raise ValueError(
                 f"Firefly: expected penalty >= 0 and score_batches >= 1, got {penalty} and {score_batches}"
             )
-        if not (new or split):
-            raise ValueError("Firefly: with new=0 and split=False there is no candidate; allow one of them")
-        self.step, self.new, self.split, self.steps, self.lr = step, new, split, steps, lr
+        if not (new or split or layers):
+            raise ValueError("Firefly: with new=0, layers=0 and split=False there is no candidate; allow one of them")
+        self.step, self.new, self.split, self.layers, self.steps, self.lr = step, new, split, layers, steps, lr
         self.penalty, self.points, self.score_batches, self.seed = penalty, points, score_batches, seed
 
     def grow(
@@ -155,21 +162,50 @@ class Firefly:
         read = list(itertools.islice(batches, max(self.steps, 1)))
         if not read:
             raise ValueError("Firefly: batches: there is none; pass at least one")
-        with evaluation_mode(model):
-            graph = WidthGraph(model, example_of(model, objective, read[0]), pointwise=pointwise)
-            candidates = Candidates(
-                graph, groups=groups, new=self.new, split=self.split, step=self.step, seed=self.seed
-            )
-            found = self.search(graph, candidates, read, objective, budget)
-            loss_before = _mean_loss(model, self._scored(read), objective)
-            sizes = Sizes(graph)
-        rebuild(model, graph.groups, found.plan, optimizer)
+        offered: list[Offer] = []
+        try:
+            with evaluation_mode(model):
+                example = example_of(model, objective, read[0])
+                graph = WidthGraph(model, example, pointwise=pointwise)
+                if self.layers:
+                    offered = offers(model, graph, pointwise)
+                    for offer in offered:
+                        offer.insert()
+                    graph = WidthGraph(model, example, pointwise=pointwise)
+                candidates = self._candidates(graph, groups, offered)
+                found = self.search(graph, candidates, read, objective, budget)
+                loss_before = _mean_loss(model, self._scored(read), objective)
+            sizes, widths = Sizes(graph), {name: graph.groups[name].width for name in graph.growable()}
+            kept = [offer for offer in offered if offer.hidden in found.plan]
+            for offer in offered:
+                if offer not in kept:
+                    offer.take_away()
+                elif optimizer is not None:
+                    enlist(optimizer, offer, model)
+            if len(kept) < len(offered):
+                with evaluation_mode(model):
+                    graph = WidthGraph(model, example, pointwise=pointwise)
+                found = replace(found, plan={n: of_group(growth, graph.groups[n]) for n, growth in found.plan.items()})
+            rebuild(model, graph.groups, found.plan, optimizer)
+        except BaseException:
+            for offer in offered:
+                offer.take_away()
+                if optimizer is not None:
+                    strike_off(optimizer, offer)
+            raise
         with evaluation_mode(model):
             loss_after = _mean_loss(model, self._scored(read), objective)
-        before = {name: graph.groups[name].width for name in graph.growable()}
-        after = {n: w + (found.plan[n].gained() if n in found.plan else 0) for n, w in before.items()}
-        more = [count(after) - count({}) for count in (sizes.parameters, sizes.flops)]
-        return Growth(before, after, *more, loss_before, loss_after, found)
+        after = {n: w + (found.plan[n].gained() if n in found.plan else 0) for n, w in widths.items()}
+        parameters, flops = (count(after) - count({}) for count in (sizes.parameters, sizes.flops))
+        gone = {offer.hidden for offer in offered if offer not in kept}
+        before, after = ({n: w for n, w in found_widths.items() if n not in gone} for found_widths in (widths, after))
+        return Growth(before, after, tuple(o.name for o in kept), parameters, flops, loss_before, loss_after, found)
+
+    def _candidates(self, graph: WidthGraph, groups: Sequence[str] | None, offered: Sequence[Offer]) -> Candidates:
+        layers = [offer.hidden for offer in offered]
+        names = graph.growable() if groups is None else [*groups, *layers]
+        new = {name: self.layers if name in layers else self.new for name in names}
+        return Candidates(graph, groups=names, new=new, split=self.split, step=self.step, seed=self.seed)
 
     def search(
         self, graph: WidthGraph, candidates: Candidates, batches: Sequence[Any], objective: Objective, budget: Budget

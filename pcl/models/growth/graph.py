@@ -119,10 +119,9 @@ class _Tracer(fx.Tracer):
         self.inside: list[str] = []  # names of the modules that are being traced; stays as it was when one fails
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # a layer with a parametrised weight is of a type of its own, derived from the layer's
-        return isinstance(m, (nn.Linear, nn.Conv2d, *self.pointwise)) or super().is_leaf_module(
-            m, module_qualified_name
-        )
+        # types derived from these too: a layer with a parametrised weight is of a type of its own
+        known = (nn.Linear, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, *self.pointwise)
+        return isinstance(m, known) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.inside.append(self.path_of_module(m))

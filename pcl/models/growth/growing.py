@@ -76,7 +76,9 @@ class GrowingModel(ContinualModel):
         if not (head in ("linear", "sigmoid") or isinstance(head, SigmoidHead)):
             raise ValueError(f"GrowingModel head: expected 'linear' or 'sigmoid', which can grow, got {head!r}")
         if any(parametrize.is_parametrized(module) for module in backbone.modules()):
-            raise ValueError("GrowingModel: the backbone has parametrized layers, which cannot be locked entry by entry")
+            raise ValueError(
+                "GrowingModel: the backbone has parametrized layers, which cannot be locked entry by entry"
+            )
         if not 0 < mask_start < float("inf"):
             raise ValueError(f"GrowingModel mask_start: expected a finite number above 0, got {mask_start}")
         super().__init__(backbone, features, setting, head=head, seed=seed)
@@ -210,7 +212,7 @@ class GrowingModel(ContinualModel):
             What was found: which candidates were chosen, their scores, and the predicted fall of the objective.
 
         Raises:
-            ValueError: for no samples, or a task that has ended or never begun.
+            ValueError: for no samples, a task that has ended or never begun, or weights of other tasks.
         """
         tasks = tuple(samples)
         for task in tasks:
@@ -218,7 +220,9 @@ class GrowingModel(ContinualModel):
                 raise ValueError(f"GrowingModel.grow: task {task!r} does not run; expected some of {self.running}")
         if not tasks or not all(samples.values()):
             raise ValueError("GrowingModel.grow: expected at least one task and a batch (x, y) of each, got none")
-        share = weights or dict.fromkeys(tasks, 1 / len(tasks))
+        share = dict.fromkeys(tasks, 1 / len(tasks)) if weights is None else weights
+        if set(share) != set(tasks):
+            raise ValueError(f"GrowingModel.grow: expected weights of {list(tasks)}, got some of {list(share)}")
         masks = {task: {name: self.masks_of(task).on(name) for name in self._used} for task in tasks}
         using = {name: torch.stack([masks[task][name] for task in tasks]).any(dim=0) for name in self._used}
 
@@ -226,7 +230,7 @@ class GrowingModel(ContinualModel):
             total = torch.zeros((), device=self.example.device)
             for task, (x, y) in batch.items():
                 logits = evaluate(x, masks=masks[task])[self._head_of[task]]
-                total = total + share[task] * self._column_losses(logits, self.hit(y, task)).mean()
+                total = total + share[task] * self.logit_losses(logits, y, task).mean()
             return total
 
         detach(self)

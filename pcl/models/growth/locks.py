@@ -6,7 +6,7 @@ the same, do not reach it. Statistics of BatchNorm belong to its channels: those
 see :func:`resting`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -31,15 +31,27 @@ class Lock(nn.Module):
         super().__init__()
         self.register_buffer("locked", torch.zeros_like(like, dtype=torch.bool))
         self.register_buffer("kept", like.detach().clone())
+        self._any: bool | None = False  # whether anything is locked; None where it has to be looked at
 
     def forward(self, original: Tensor) -> Tensor:
-        return torch.where(self.locked, self.kept, original)
+        if self._any is None:
+            self._any = bool(self.locked.any())
+        return torch.where(self.locked, self.kept, original) if self._any else original
+
+    def resize(self, shape: Sequence[int]) -> None:
+        """Make room for a state of another shape, which is loaded next."""
+        self.locked, self.kept = self.locked.new_zeros(shape), self.kept.new_zeros(shape)
+
+    def _load_from_state_dict(self, *state: Any) -> None:
+        super()._load_from_state_dict(*state)
+        self._any = None
 
     @torch.no_grad()
     def close(self, entries: Tensor, original: Tensor) -> None:
         """Lock entries, bool of the tensor's shape, at their values in ``original``; those locked before stay."""
         self.kept = torch.where(entries & ~self.locked, original.detach(), self.kept)
         self.locked = self.locked | entries
+        self._any = None
 
 
 def attach(root: nn.Module) -> None:
@@ -73,7 +85,7 @@ def locks_of(module: nn.Module) -> dict[str, Lock]:
 
 
 def _original(module: nn.Module, name: str) -> nn.Parameter:
-    found: nn.Parameter = module.parametrizations[name].original  # type: ignore[index, union-attr, assignment]
+    found: nn.Parameter = module.parametrizations[name].original  # type: ignore[index, union-attr]
     return found
 
 
@@ -150,7 +162,7 @@ def resize(module: nn.Module, rows: int | None, columns: int | None) -> None:
         if columns is not None and len(shape) > 1:
             shape[1] = columns
         original.data = original.new_zeros(shape)
-        lock.locked, lock.kept = lock.locked.new_zeros(shape), lock.kept.new_zeros(shape)
+        lock.resize(shape)
     if isinstance(module, _BatchNorm):
         for name, buffer in list(module.named_buffers(recurse=False)):
             if buffer.dim() == 1 and rows is not None:

@@ -154,7 +154,7 @@ class OverGrown(fx.Interpreter):
             else:
                 steps = [own.epsilon * own.allowed] if _halves(own) == 1 else _steps(own)
                 rows = [torch.cat([_moved(weight[:, :old], s, delta), weight[:, old:]], 1) for s in steps]
-                biases = [None if bias is None else bias + s * delta_bias for s in steps]
+                biases = [None if bias is None or delta_bias is None else bias + s * delta_bias for s in steps]
         if own.new:
             rows.append(_padded(own.rows[name][0], weight))
             biases.append(own.rows[name][1])
@@ -165,10 +165,12 @@ class OverGrown(fx.Interpreter):
         halves = len(rows) - bool(own.new)
         if self.sites is None:
             return Wide(out, halves)
+        m, axis = own.group.width, self.widths.channels[n.name].axis
         with torch.no_grad():
-            if halves == 2 and bool((own.mirror == -1).all()):
-                plus, minus = out.split([own.group.width] * 2 + [own.new], dim=self.widths.channels[n.name].axis)[:2]
-                still = (plus + minus) / 2
+            if not own.delta:
+                still = out.narrow(axis, 0, m).clone()
+            elif halves == 2 and bool((own.mirror == -1).all()):
+                still = (out.narrow(axis, 0, m) + out.narrow(axis, m, m)) / 2
             else:
                 still = _run(layer, x, weight, bias)
         return Wide(out, halves, still)
@@ -185,7 +187,7 @@ class OverGrown(fx.Interpreter):
         if self.sites is not None and at.group not in self.fast:
             with torch.no_grad():
                 change = value.clone()
-                change.narrow(at.axis, 0, width).sub_(x.still)
+                change.narrow(at.axis, 0, width).sub_(x.still)  # type: ignore[arg-type]
             value = value.view_as(value)  # a node of the graph of its own, which may have other readers
             self.sites.append(Site(at.group, value, change, at.axis, at.repeat))
         if at.group in self._masks:
@@ -226,9 +228,8 @@ class OverGrown(fx.Interpreter):
         if self._measuring and own.new:
             self._measure(str(n.target), own, x.tensor.narrow(1, x.tensor.shape[1] - own.new, own.new))
         keys = ("running_mean", "running_var", "weight", "bias")
-        entries = {key: self._stretched(n, layer, x, key) for key in keys}
-        batch = entries["running_mean"] is None
-        out = F.batch_norm(x.tensor, **entries, training=batch, eps=layer.eps)
+        mean, variance, weight, bias = (self._stretched(n, layer, x, key) for key in keys)
+        out = F.batch_norm(x.tensor, mean, variance, weight, bias, training=mean is None, eps=layer.eps)
         return Wide(out, x.halves, None if x.still is None else layer(x.still))
 
     def _stretched(self, n: fx.Node, layer: nn.Module, x: Wide, key: str) -> Tensor | None:
@@ -250,7 +251,7 @@ class OverGrown(fx.Interpreter):
         found = own.norms[name]
         if "running_mean" in found:
             found["running_var"], found["running_mean"] = torch.var_mean(
-                new, dim=[0, *range(2, new.dim())], correction=0
+                new.detach(), dim=[0, *range(2, new.dim())], correction=0
             )
 
     def _depthwise(self, n: fx.Node, layer: nn.Conv2d, x: Wide) -> Wide:
@@ -337,6 +338,10 @@ def _run(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor |
     """The layer with other weights."""
     if isinstance(layer, nn.Linear):
         return F.linear(x, weight, bias)
+    if not weight.numel():  # no rows, or nothing to read, which convolutions refuse
+        out = _run(layer, x.new_zeros(len(x), 1, *x.shape[2:]), weight.new_zeros(1, 1, *weight.shape[2:]), None)
+        out = out.expand(-1, len(weight), -1, -1)
+        return out if bias is None else out + bias.view(-1, 1, 1)
     groups = weight.shape[0] if layer.groups > 1 else 1
     padding: Any = layer.padding
     if layer.padding_mode != "zeros":

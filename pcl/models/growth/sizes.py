@@ -65,7 +65,7 @@ def _call(graph: WidthGraph, node: fx.Node) -> _Call | None:
         if getattr(layer, "groups", 1) == 1 and source is not None:
             into = (source.group, source.repeat)
         shape = graph.shapes[node.name]
-        positions = shape[1:].numel() // max(rows, 1)
+        positions = (shape[2:] if isinstance(layer, nn.Conv2d) else shape[1:-1]).numel()
         return _Call(
             str(node.target), _rows(at, rows), into, layer.weight.shape[2:].numel(), positions, _bias(layer), True
         )

@@ -69,7 +69,8 @@ class TaskMasks(nn.Module):
         if not len(on):
             return on
         best = learns & (score == torch.where(learns, score, -torch.inf).amax())
-        return on | (best & ~on.any())
+        found: Tensor = on | (best & ~on.any())
+        return found
 
     def learns(self, group: str) -> Tensor:
         """Of which neurons the task learns whether it uses them, ``(m,)`` bool."""
