@@ -31,13 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pcl.models.growth.choice import Budget
-from pcl.models.growth.firefly import Firefly
-from pcl.models.growth.growing import GrowingModel
-from pcl.training.growth import Grow, GrowWhen
 from torch import Tensor
 
-from pcl import EWC, Batches, ContinualModel, Stream, Trainer
+from pcl import EWC, Batches, Budget, ContinualModel, Firefly, Grow, GrowingModel, GrowWhen, Stream, Trainer
 from pcl.data.images import ImageData
 from pcl.data.load import load_images
 from pcl.randomness import seeded
@@ -144,7 +140,10 @@ def measure(run: Run, data_root: str, device: str) -> dict[str, Any]:
     tasks = cut(_data(data_root, run.held_out), run.seed, run.images)
     begin = time.perf_counter()
     parts = [[task] for task in tasks] if run.method == "one network per task" else [tasks]
-    trained = [train(replace(run, seed=100 * run.seed + i), part, device) for i, part in enumerate(parts)]
+    trained = [
+        train(replace(run, seed=100 * run.seed + i if len(parts) > 1 else run.seed), part, device)
+        for i, part in enumerate(parts)
+    ]
     own, final, kept = [], [], True
     for trainer, remember in trained:
         last = trainer.history[-1]["accuracy"]

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pcl.models.growth.firefly import Budget, Firefly
 
 from pcl.data.load import load_images
+from pcl.models.growth.firefly import Budget, Firefly
 from pcl.randomness import derived_seed, generator
 from studies.runs import complete, key_of
 from studies.width_growth import STEP, widen

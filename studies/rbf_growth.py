@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pcl import Budget, Firefly
 from pcl.randomness import drawn_seed, generator
 from studies.rbf_networks import RBF, Targets, losses, train
 
@@ -105,9 +106,6 @@ class LibraryFirefly:
     steps: int
 
     def __call__(self, networks: Sequence[RBF], targets: Targets, draws: torch.Generator) -> list[RBF]:
-        from pcl.models.growth.choice import Budget
-        from pcl.models.growth.firefly import Firefly
-
         for network, x, y in zip(networks, targets.x, targets.y, strict=True):
             firefly = Firefly(step=STEP, new=self.new, steps=self.steps, seed=drawn_seed(draws))
             firefly.grow(network, itertools.repeat((x[:, None], y[:, None])), squared_error, Budget(neurons=1))

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from studies import firefly_rbf as study
 from studies.firefly_rbf import METHODS, NEW, WIDEST, Run
-from studies.rbf_growth import RandomSearch, first_networks, split, splitting_matrices, steepest_split, with_new
+from studies.rbf_growth import (
+    LibraryFirefly,
+    RandomSearch,
+    first_networks,
+    split,
+    splitting_matrices,
+    steepest_split,
+    with_new,
+)
 from studies.rbf_networks import NEURONS, POINTS, RBF, SPREADS, Targets, draw_targets, losses, train
 from studies.rbf_report import Curves, report
 from studies.runs import complete, key_of
@@ -174,3 +182,14 @@ def test_both_figures_share_their_runs() -> None:
     assert kinds == {*METHODS.values(), *NEW.values()}
     assert METHODS["Firefly"] == NEW["m' = 5"]
     assert METHODS["Firefly (split)"] == NEW["m' = 0"]
+
+
+def test_the_library_s_own_firefly_gains_a_neuron_and_changes_little() -> None:
+    targets, networks = draw_targets(range(2), "variance"), first_networks(range(2), 2)
+    train(networks, targets, 200, 0.01)
+    before = losses(networks, targets)
+    grown = LibraryFirefly(5, 100)(networks, targets, torch.Generator().manual_seed(0))
+    assert [len(network.w) for network in grown] == [3, 3]
+    after = losses(grown, targets)
+    assert (after < before).all()
+    assert (after > before / 2).all()

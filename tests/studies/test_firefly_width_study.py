@@ -13,7 +13,17 @@ from studies import width_growth, width_networks
 from studies.firefly_width import GROWN, Run, drawn, uniform
 from studies.runs import key_of
 from studies.width_growth import WAYS, widen
-from studies.width_networks import NETWORKS, Images, batches, layers_of, made, parameters, standardised, train, widths_of
+from studies.width_networks import (
+    NETWORKS,
+    Images,
+    batches,
+    layers_of,
+    made,
+    parameters,
+    standardised,
+    train,
+    widths_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +69,9 @@ def test_the_ways_change_the_function_as_little_as_the_step(
         optimizer = torch.optim.Adam(model.parameters())
         widen(model, optimizer, way, [4, 5, 3, 6, 4], data.x[:2], torch.Generator().manual_seed(1))
         assert widths_of(model) == [4, 5, 3, 6, 4]
-        assert {id(p) for p in model.parameters()} == {id(p) for group in optimizer.param_groups for p in group["params"]}
+        assert {id(p) for p in model.parameters()} == {
+            id(p) for group in optimizer.param_groups for p in group["params"]
+        }
         far[step] = (logits(model, data.x[:8]) - expected).abs().max().item()
     assert far[0.0] < 1e-5
     assert far[0.0] < far[1e-3] < far[0.1]
