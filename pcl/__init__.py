@@ -37,6 +37,11 @@ from pcl.metrics import average_accuracy, forgetting
 from pcl.models.augment import Augment
 from pcl.models.backbones import MLP, Normalize, ResNet18
 from pcl.models.continual import ContinualModel
+from pcl.models.growth.choice import Budget
+from pcl.models.growth.firefly import Firefly, Growth
+from pcl.models.growth.graph import WidthGraph
+from pcl.models.growth.growing import GrowingModel
+from pcl.models.growth.residual_layer import ResidualLayer
 from pcl.models.heads import CosineHead
 from pcl.models.longhorn.backbone import LonghornBackbone
 from pcl.models.longhorn.bidirectional import BidirectionalBlock
@@ -55,6 +60,7 @@ from pcl.streams.timeline import Timeline
 from pcl.training.bgd import BGD
 from pcl.training.checkpoint import load_checkpoint, save_checkpoint
 from pcl.training.diagnostics import Diagnostics
+from pcl.training.growth import Grow, GrowWhen
 from pcl.training.step_result import StepResult
 from pcl.training.trainer import Trainer
 from pcl.weighting.aligned_mtl import AlignedMTL
@@ -122,6 +128,7 @@ __all__ = [
     "Batches",
     "BeforeUpdate",
     "BidirectionalBlock",
+    "Budget",
     "CAGrad",
     "CAGradFast",
     "ClassMemory",
@@ -131,6 +138,7 @@ __all__ = [
     "Diagnostics",
     "DualProj",
     "FairGrad",
+    "Firefly",
     "Fixed",
     "FromScratch",
     "GMEDEdit",
@@ -142,6 +150,10 @@ __all__ = [
     "GradientEdit",
     "GradientWeighting",
     "GreedyBalanced",
+    "Grow",
+    "GrowWhen",
+    "GrowingModel",
+    "Growth",
     "Halves",
     "HerdingMemory",
     "Krum",
@@ -165,6 +177,7 @@ __all__ = [
     "RandomEdit",
     "ResNet18",
     "ReservoirMemory",
+    "ResidualLayer",
     "ResidualStack",
     "Retrieval",
     "SDMGrad",
@@ -189,6 +202,7 @@ __all__ = [
     "VisionConfig",
     "VisionLonghorn",
     "Weighting",
+    "WidthGraph",
     "Windows",
     "Workspace",
     "average_accuracy",

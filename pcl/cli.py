@@ -22,7 +22,7 @@ from pcl.compare.store import PLAN
 from pcl.config import RunConfig, check_scenario, config_from, read_config
 from pcl.data.download import IMAGE_SETS, NAMES, download
 from pcl.data.load import unpack, whereabouts
-from pcl.methods import EDITS, LOSS_TERMS, NAMED, WEIGHTINGS
+from pcl.methods import ARCHITECTURES, EDITS, LOSS_TERMS, NAMED, WEIGHTINGS
 from pcl.named_memories import INFERENCES, MEMORIES, RETRIEVALS
 from pcl.scenario_files import find_scenario, write_scenario
 from pcl.scenarios import SCENARIOS, Times
@@ -106,7 +106,7 @@ def _table(title: str, *columns: str) -> Table:
 
 @dataclass(frozen=True)
 class List:
-    """Show the scenarios, weightings, edits, loss terms, memories, retrievals and inferences that have names."""
+    """Show the scenarios, weightings, edits, loss terms, memories, retrievals, inferences and architectures."""
 
     def __call__(self) -> None:
         scenarios = _table("Scenarios")
@@ -135,10 +135,13 @@ class List:
         inferences = _table("Inference", "--inference", "what it is", "source")
         for name, inference in INFERENCES.items():
             inferences.add_row(name, inference.summary, inference.source)
+        architectures = _table("Architectures", "--grow", "what it is", "source")
+        for name, (what, source) in ARCHITECTURES.items():
+            architectures.add_row(name, what, source)
         published = _table("Published methods", "method", "the same spelt out", "source")
         for name, method in NAMED.items():
             published.add_row(name, method.spelt_out, method.source)
-        for table in (scenarios, weightings, edits, terms, memories, retrievals, inferences, published):
+        for table in (scenarios, weightings, edits, terms, memories, retrievals, inferences, architectures, published):
             rich.print(table)
         one, other = next(iter(EDITS)), next(iter(LOSS_TERMS))
         rich.print(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,7 +69,18 @@ class RunConfig:
     share: float = 1.0
     """of the training images of every task that take part, at most 1; below that it is the scenario in miniature"""
     width: int | None = None
-    """channels of the first stage of the scenario's ResNet-18; 64 is the whole one"""
+    """channels of the first stage of the scenario's ResNet-18; 64 is the whole one. Of an MLP: neurons of its first
+    layer, those of the others in proportion"""
+    grow: str | None = None
+    """let the network grow by Firefly, and lock what finished tasks use: "task", every task once, after it has trained
+    for a while; "plateau", whenever its loss no longer falls; "every:N", after every N steps of its training"""
+    grow_neurons: int = 16
+    """neurons that one growth adds at most"""
+    grow_new: int = 8
+    """new neurons that every layer is offered in a growth, beside splits and copies of those it has"""
+    grow_steps: int | None = None
+    """steps that a task trains before it grows once, or over which a plateau is seen; default: a quarter of the
+    shortest task"""
     augment: Augmentation = "none"
     """random crops, or crops and flips, of the images in training"""
     memory_per_class: int | None = None
@@ -81,8 +93,8 @@ class RunConfig:
     memory_storage: str | None = None
     """folder, or device such as cpu, in which the reservoir keeps its samples; default: the model's device"""
     retrieval: RetrievalName | None = None
-    """which stored samples come back: any, the most interfered of five times as many, or as many of every task or
-    class. Default: mir for mir, random for the others"""
+    """which stored samples come back: any, the most interfered of five times as many (mir-finished: of tasks that are
+    not in training), or as many of every task or class. Default: mir for mir, random for the others"""
     memory_tasks: MemoryTasks | None = None
     """one: the memory is one task; each: one for every finished task. Default: each for gem, one for the others"""
     head: Head | None = None
@@ -149,6 +161,8 @@ class RunConfig:
             _check_value(key, getattr(self, key), hint)
         if self.timeline == "iid" and self.starts is not None:
             raise ValueError("timeline: iid is one stream from step 0 on, and has no starts; leave one of them out")
+        if self.grow is not None and not re.fullmatch("task|plateau|every:[1-9][0-9]*", self.grow):
+            raise ValueError(f"grow: expected 'task', 'plateau' or 'every:N' with N steps, got {self.grow!r}")
         if self.share > 1:
             raise ValueError(f"share: expected a number above 0 and at most 1, got {self.share}")
 

@@ -244,6 +244,16 @@ LOSS_TERMS: dict[str, LossTermSpec] = {
 }
 
 
+ARCHITECTURES: dict[str, tuple[str, str]] = {
+    "none": ("one network that all tasks share, as it is", "Lyu et al., arXiv 2401.01054, Sec. III-A"),
+    "task | plateau | every:N": (
+        "one network that grows, a mask per task; what finished tasks use is locked",
+        "Firefly: Bo Liu's dissertation, 2025, Ch. 5 and Alg. 6",
+    ),
+}
+"""What networks hold the tasks, by the values of ``--grow``: what it is, and its source."""
+
+
 @dataclass(frozen=True)
 class Method:
     """A composition that has a name.

@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from pcl.config import RunConfig, config_from, config_text, read_config
+from pcl.data.batches import as_float
 from pcl.data.images import ImageData
 from pcl.memory.base import stored_bytes
 from pcl.memory.before_update import BeforeUpdate
@@ -21,6 +22,9 @@ from pcl.memory.reservoir import ReservoirMemory
 from pcl.methods import EDITS, LOSS_TERMS, METHODS, WEIGHTINGS, WeightingOptions
 from pcl.models.augment import augmented
 from pcl.models.continual import ContinualModel
+from pcl.models.growth.choice import Budget
+from pcl.models.growth.firefly import Firefly
+from pcl.models.growth.growing import GrowingModel
 from pcl.named_memories import INFERENCES, MEMORIES, RETRIEVALS
 from pcl.randomness import derived_seed, seeded
 from pcl.scenario_files import find_scenario
@@ -34,9 +38,11 @@ from pcl.training.diagnostics import Diagnostics
 from pcl.training.edit_pictures import write_edits
 from pcl.training.evaluation import calibration
 from pcl.training.feature_record import FeatureRecorder
+from pcl.training.growth import Grow, GrowWhen, Trigger
 from pcl.training.record import CHECKPOINT, RunRecorder
 from pcl.training.trainer import MakeOptimizer, Trainer
 from pcl.training.work import Work
+from pcl.without_effect import refuse_without_effect
 
 COUNTED_STEPS = 10
 
@@ -47,8 +53,10 @@ def start(config: RunConfig, folder: Path, callbacks: Sequence[object] = ()) -> 
     Raises:
         FileExistsError: if the folder exists and is not empty.
         OSError: if it cannot be written.
-        FileNotFoundError, ValueError: for missing or bad data; the folder is not made then.
+        FileNotFoundError, ValueError: for missing or bad data, or a setting that the run would not read; the folder is
+            not made then.
     """
+    refuse_without_effect(config)
     config = config.resolved()
     scenario, trainer = build(config)
     if folder.exists() and any(folder.iterdir()):
@@ -149,7 +157,8 @@ def build(
     options = WeightingOptions(config.scale, config.temperature, config.seed, config.lower)
     lr = config.lr
     edit: Edit | BeforeUpdate | None = None
-    if config.optimizer == "bgd" and (config.retrieval == "mir" or method.edit in ("gmed", "hindsight")):
+    looks_ahead = config.retrieval in ("mir", "mir-finished")
+    if config.optimizer == "bgd" and (looks_ahead or method.edit in ("gmed", "hindsight")):
         raise ValueError(
             "optimizer: the lr of bgd is a factor and not the length of a step, by which MIR and GMED look ahead; take "
             "another optimizer, or set pcl.MIR(lr=...) and pcl.GMEDEdit(lr=...) from Python"
@@ -157,7 +166,7 @@ def build(
     if method.edit:
         edit = EDITS[method.edit].make(config.edit_alpha, config.edit_beta, lr, config.seed)
         if config.edit_when == "before":  # GMED leaves alone what MIR has picked (Sec. 4.4)
-            edit = BeforeUpdate(edit, "others" if config.retrieval == "mir" else "recalled")
+            edit = BeforeUpdate(edit, "others" if looks_ahead else "recalled")
     inference = INFERENCES[config.inference]
     terms = []
     if method.loss_term is not None:
@@ -179,8 +188,9 @@ def build(
             config.task_sampling, tasks_per_step=config.tasks_per_step, temperature=config.sampling_temperature,
             steps=steps, seed=config.seed,
         )  # fmt: skip
+    model, growing = _model(config, make_backbone(), spec, scenario)
     trainer = Trainer(
-        ContinualModel(make_backbone(), spec.features, config.setting, head=config.head, seed=config.seed),
+        model,
         optimizer=_optimizer(config, device),
         weighting=WEIGHTINGS[method.weighting].make(options),
         memory=memory,
@@ -199,6 +209,7 @@ def build(
         clip=config.clip,
         cuda_graph=config.cuda_graph,
         seed=config.seed,
+        callbacks=growing,
         measure_descent=config.measure_descent,
         evaluate_every=config.evaluate_every or (None if inference.costly else max(1, steps // 40)),
     )
@@ -242,7 +253,8 @@ def _fit(
 
 
 def _of_the_end(trainer: Trainer) -> dict[str, Any]:
-    """What results say of the state a run has ended in: its classifier, in the class setting, and its memory.
+    """What results say of the state a run has ended in: its classifier, in the class setting, its memory, and its size
+    if it has grown.
 
     Calibration is that of the model's heads, and left out where something else tells the classes.
     """
@@ -252,6 +264,8 @@ def _of_the_end(trainer: Trainer) -> dict[str, Any]:
         found = calibration(trainer.model, tests)
     if trainer.memory is not None:
         found |= {"memory samples": len(trainer.memory), "memory bytes": stored_bytes(trainer.memory)}
+    if isinstance(trainer.model, GrowingModel):
+        found |= {"neurons": sum(trainer.model.widths.values()), "parameters": trainer.model.size()}
     return found
 
 
@@ -260,6 +274,24 @@ def _backbone(config: RunConfig, spec: ScenarioSpec, scenario: Scenario | TaskFr
     with seeded(config.seed, "backbone"):
         backbone = spec.backbone(scenario.data)
     return augmented(backbone, config.augment, scenario.data.x_train.shape[-1]).to(device)
+
+
+def _model(
+    config: RunConfig, backbone: nn.Module, spec: ScenarioSpec, scenario: Scenario | TaskFree
+) -> tuple[ContinualModel, list[Grow]]:
+    """Backbone and heads, and what lets them grow, if the settings say so."""
+    head = config.head
+    assert head is not None
+    if config.grow is None:
+        return ContinualModel(backbone, spec.features, config.setting, head=head, seed=config.seed), []
+    like = next(backbone.parameters())
+    example = as_float(scenario.data.x_train[:1]).to(like)
+    model = GrowingModel(backbone, spec.features, example, config.setting, head=head, seed=config.seed)
+    trigger, _, every = config.grow.partition(":")
+    times = zip(scenario.timeline.starts, scenario.timeline.ends, strict=True)
+    steps = config.grow_steps or max(1, min(1 + end - start for start, end in times) // 4)
+    when = GrowWhen(cast(Trigger, trigger), int(every or steps))
+    return model, [Grow(Firefly(new=config.grow_new, seed=config.seed), Budget(neurons=config.grow_neurons), when)]
 
 
 def _optimizer(config: RunConfig, device: torch.device) -> MakeOptimizer:
@@ -311,10 +343,12 @@ def _storage(name: str) -> Path | torch.device:
 
     Raises:
         ValueError: for a device that cannot be used.
+        PermissionError: for a folder that cannot be made or written.
     """
     try:
         torch.device(name)
     except RuntimeError:
+        _check_writable(Path(name), "memory_storage: cannot keep samples in")
         return Path(name)
     return _device(name)
 
@@ -325,8 +359,13 @@ def free_folder(parent: Path, name: str) -> Path:
     Raises:
         PermissionError: if ``parent`` cannot be written.
     """
-    above = next(path for path in [parent, *parent.absolute().parents] if path.exists())
-    if not os.access(above, os.W_OK) or not above.is_dir():
-        raise PermissionError(f"cannot make run folders in {parent}: {above} is not a writable folder")
+    _check_writable(parent, "cannot make run folders in")
     candidates = (parent / (name if i == 1 else f"{name}-{i}") for i in range(1, 10_000))
     return next(path for path in candidates if not path.exists())
+
+
+def _check_writable(folder: Path, failing: str) -> None:
+    """Refuse a folder that cannot be written, or made."""
+    above = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    if not os.access(above, os.W_OK) or not above.is_dir():
+        raise PermissionError(f"{failing} {folder}: {above} is not a writable folder")

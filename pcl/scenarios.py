@@ -67,13 +67,19 @@ class ScenarioSpec:
         return load_images(self.file, data_root, self.image_size)
 
     def widened(self, width: int) -> "ScenarioSpec":
-        """The same with a ResNet-18 whose first stage has ``width`` channels; 64 is that of its paper.
+        """The same with a ResNet-18 whose first stage has ``width`` channels, 64 is that of its paper; or with an MLP
+        whose first layer has ``width`` neurons and the others as many in proportion.
 
         Raises:
             ValueError: if the scenario's network is another one.
         """
+        if isinstance(self.backbone, MLPFor):
+            first = self.backbone.hidden[0]
+            hidden = tuple(max(1, round(neurons * width / first)) for neurons in self.backbone.hidden)
+            return replace(self, backbone=MLPFor(hidden), features=hidden[-1])
         if not isinstance(self.backbone, ResNetFor):
-            raise ValueError(f"width: it is that of a ResNet, and this scenario has a {type(self.backbone).__name__}")
+            kind = type(self.backbone).__name__
+            raise ValueError(f"width: it is that of a ResNet or an MLP, and this scenario has a {kind}")
         return replace(self, backbone=ResNetFor(width), features=8 * width)
 
     def build(

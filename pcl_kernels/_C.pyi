@@ -164,6 +164,64 @@ def sample_conv(
     shape: list[int], is_float: bool, a: int, delta: int, minus: int, v: int, out: int, threads: int, /
 ) -> None: ...
 def sample_conv_transpose(shape: list[int], is_float: bool, v: int, delta: int, out: int, threads: int, /) -> None: ...
+def firefly_split(
+    sizes: tuple[int, int, int, bool, int, int],
+    vectors: list[int],
+    a: tuple[int, int],
+    d: tuple[int, int],
+    out: tuple[int, int],
+    threads: int,
+    /,
+) -> None: ...
+def firefly_split_backward(
+    sizes: tuple[int, int, int, bool, int, int],
+    vectors: list[int],
+    a: tuple[int, int],
+    d: tuple[int, int],
+    grad: tuple[int, int],
+    da: tuple[int, int],
+    dd: tuple[int, int],
+    sums: int,
+    threads: int,
+    /,
+) -> None: ...
+def firefly_conv(
+    shape: list[int],
+    channels_last: bool,
+    x: int,
+    weights: int,
+    biases: int,
+    vectors: list[int],
+    activation: int,
+    y: int,
+    z: int,
+    threads: int,
+    /,
+) -> None: ...
+def firefly_score(
+    sizes: tuple[int, int, int, bool, int, int],
+    vectors: list[int],
+    a: tuple[int, int],
+    d: tuple[int, int],
+    grad: tuple[int, int],
+    points: int,
+    score: int,
+    threads: int,
+    /,
+) -> None: ...
+def firefly_select(
+    gain: int,
+    cost: int,
+    layer: int,
+    count: int,
+    neurons: int,
+    layers: int,
+    budget: int,
+    least: int,
+    chosen: int,
+    /,
+) -> None: ...
+def firefly_apply(address: list[tuple[int, ...]], size: list[tuple[int, ...]], threads: int, /) -> None: ...
 def read_bytes(address: list[int], size: list[int], threads: int, /) -> int: ...
 def multiply_adds(rounds: int, threads: int, /) -> int: ...
 def combine_sgd(

@@ -10,6 +10,10 @@ from pcl_kernels.combine import combine
 from pcl_kernels.combine_update import combine_adamw_, combine_sgd_
 from pcl_kernels.cone_qp import cone_qp
 from pcl_kernels.elastic_factors import elastic_factors
+from pcl_kernels.firefly_apply import firefly_apply
+from pcl_kernels.firefly_score import firefly_score
+from pcl_kernels.firefly_select import firefly_select
+from pcl_kernels.firefly_split import firefly_split, firefly_split_forward
 from pcl_kernels.gradvac import gradvac
 from pcl_kernels.gramian import GramianAccumulator, gramian
 from pcl_kernels.imtl_g import imtl_g
@@ -34,6 +38,11 @@ __all__ = [
     "combine_sgd_",
     "cone_qp",
     "elastic_factors",
+    "firefly_apply",
+    "firefly_score",
+    "firefly_select",
+    "firefly_split",
+    "firefly_split_forward",
     "gradvac",
     "gramian",
     "imtl_g",

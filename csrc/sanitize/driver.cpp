@@ -347,7 +347,9 @@ void everything() {
 }  // namespace
 
 long edit_ops(int threads);      // edits.cpp
+long firefly_ops(int threads);   // firefly.cpp
 long longhorn_ops(int threads);  // longhorn.cpp
+long regrow_ops(int threads);    // regrow.cpp
 
 int main() {
     int sets = 0;
@@ -355,7 +357,8 @@ int main() {
         if (!use_isa(isa)) continue;
         ++sets;
         everything();
-        for (int threads : {1, 2}) calls += edit_ops(threads) + longhorn_ops(threads);
+        for (int threads : {1, 2})
+            calls += edit_ops(threads) + firefly_ops(threads) + longhorn_ops(threads) + regrow_ops(threads);
         std::vector<std::thread> callers;  // the ops run without Python's lock, so callers may come together
         for (unsigned n = 0; n < 2; ++n)
             callers.emplace_back([n] {

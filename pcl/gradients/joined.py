@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pcl.gradients.coverage import Loss, differs, every_output, fills_the_caches, tolerance, without_trace
 from pcl.gradients.workspace import Workspace
+from pcl.parts import modules
 
 
 def outputs(model: Callable[[Any], Tensor], inputs: Mapping[str, Any], *, joined: bool) -> list[Tensor]:
@@ -45,7 +46,7 @@ def joins(
     like = batches[0]
     if any(x.shape[1:] != like.shape[1:] or x.dtype != like.dtype or x.device != like.device for x in batches[1:]):
         return False
-    modes = tuple([module.training for module in model.modules()])
+    modes = tuple([module.training for module in modules(model)])
     autocast = like.device.type != "meta" and torch.is_autocast_enabled(like.device.type)
     if fills_the_caches(model, inputs):  # asked in every step, so that a run that is resumed in another one agrees
         return False

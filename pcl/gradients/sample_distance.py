@@ -107,7 +107,7 @@ def by_vmap(problem: Problem) -> Tensor:
     size = _parameters(problem)
     chunk = max(1, VMAP_NUMBERS // max(1, size))
     found: Tensor = torch.func.vmap(torch.func.grad(distance), chunk_size=chunk)(x, row)
-    return found
+    return found.detach()  # parameters that are not asked about, such as heads, have their gradients recorded too
 
 
 def _parameters(problem: Problem) -> int:

@@ -27,6 +27,8 @@ class SummedLoss:
         own: parameters that only the functions in ``losses`` use. Where there are none, ``shared`` may hold those too.
         model, inputs: the model that all tasks run, and for each task its input.
         workspace: where it is kept whether one pass does; None for a pass per task.
+        together: all losses ``(k,)`` from the output of one pass over the rows of all tasks in their order, as
+            ``losses`` has them one by one; None where there is no shorter way.
 
     Attributes:
         tasks: the k tasks.
@@ -43,13 +45,19 @@ class SummedLoss:
         model: Callable[[Any], Tensor],
         inputs: Mapping[str, Any],
         workspace: Workspace | None = None,
+        together: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.tasks = tuple(losses)
         self.own: Gradient = []
         self._shared, self._others = list(shared), list(own)
         joined = workspace is not None and joins(model, inputs, losses, [*shared, *own], workspace)
-        self._outputs = outputs(model, inputs, joined=joined)
-        self._values = torch.stack([of(output) for of, output in zip(losses.values(), self._outputs, strict=True)])
+        self._sizes: list[int] | None = None  # of the tasks' rows in one output for all
+        if joined and together is not None:
+            self._outputs, self._sizes = [model(torch.cat(list(inputs.values())))], [len(x) for x in inputs.values()]
+            self._values = together(self._outputs[0])
+        else:
+            self._outputs = outputs(model, inputs, joined=joined)
+            self._values = torch.stack([of(output) for of, output in zip(losses.values(), self._outputs, strict=True)])
         self.losses = self._values.detach()
 
     def combine(self, weights: Tensor) -> Gradient:
@@ -60,15 +68,24 @@ class SummedLoss:
         """
         if self._others:
             on_cpu = weights.device.type == "cpu"  # elsewhere a look at them would be a wait
-            for output, weight in zip(self._outputs, weights.unbind(), strict=True):
-                if output.requires_grad and not (on_cpu and weight == 1):
-                    output.register_hook(partial(_scaled, weight))
+            if not on_cpu or set(weights.tolist()) != {1.0}:
+                self._weigh(weights.unbind())
             total = self._values.sum()
         else:
             total = (self._values * weights).sum()
         found = torch.autograd.grad(total, [*self._shared, *self._others], allow_unused=True)
         self.own = list(found[len(self._shared) :])
         return list(found[: len(self._shared)])
+
+    def _weigh(self, weights: Sequence[Tensor]) -> None:
+        if self._sizes is not None:
+            (output,), sizes = self._outputs, self._sizes
+            if output.requires_grad:
+                output.register_hook(lambda gradient: torch.cat(list(map(_scaled, weights, gradient.split(sizes)))))
+            return
+        for output, weight in zip(self._outputs, weights, strict=True):
+            if output.requires_grad:
+                output.register_hook(partial(_scaled, weight))
 
 
 def _scaled(weight: Tensor, gradient: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -107,6 +108,13 @@ class Samples:
     features: Tensor
     recalled: MemoryBatch | None = None
 
+    @cached_property
+    def logits(self) -> Tensor:
+        """Of every sample in the columns of its own task; see :meth:`pcl.ContinualModel.mixed_logits`."""
+        if self.recalled is None:
+            return self.model.logits(self.features, self.task)
+        return self.model.mixed_logits(self.features, self.recalled.task, self.recalled.names)
+
 
 @runtime_checkable
 class SampleTerm(LossTerm, Protocol):
@@ -148,6 +156,19 @@ class LooksAhead(Protocol):
 
     def anchor(self, model: ContinualModel, task: str, memory: Memory | None, shape: torch.Size) -> None:
         """The task has ended, and the memory knows it; ``shape`` is that of a sample. Before ``task_ended``."""
+        ...
+
+
+@runtime_checkable
+class ChecksModel(Protocol):
+    """What a term has that does not work with every model."""
+
+    def check_model(self, model: ContinualModel) -> None:
+        """Refuse it, before any step.
+
+        Raises:
+            ValueError: saying why.
+        """
         ...
 
 

@@ -1,6 +1,5 @@
 """Which samples a uniform sample of all that went by keeps."""
 
-import numpy as np
 import torch
 
 
@@ -12,8 +11,11 @@ def places(seen: int, count: int, capacity: int, draws: torch.Generator) -> dict
     capacity / i. Of several for one place the last stays, as if they had come one by one. It follows from counts alone
     and is drawn on the CPU, so that a GPU is not waited for.
     """
-    arrival = np.arange(seen + 1, seen + count + 1)
-    uniform = torch.rand(count, generator=draws, dtype=torch.float64).numpy()
-    place = np.where(arrival <= capacity, arrival - 1, uniform * arrival).astype(np.int64)
-    kept = np.flatnonzero(place < capacity)
-    return dict(zip(place[kept].tolist(), kept.tolist(), strict=True))
+    uniform = torch.rand(count, generator=draws, dtype=torch.float64).tolist()
+    early = max(0, min(count, capacity - seen))
+    found = {seen + i: i for i in range(early)}
+    for i in range(early, count):
+        place = uniform[i] * (seen + i + 1)
+        if place < capacity:
+            found[int(place)] = i
+    return found

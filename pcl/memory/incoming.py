@@ -10,7 +10,24 @@ from torch import Tensor, nn
 from pcl.memory.base import MemoryBatch
 from pcl.models.continual import ContinualModel
 from pcl.models.modes import evaluation_mode
+from pcl.parts import trainable
 from pcl.streams.stream import Batch
+
+
+class Course(tuple[Tensor | None, ...]):
+    """u of a step ahead; where it leads is found once for all who look there before the step is made."""
+
+    def reached(self, parameters: Sequence[nn.Parameter], lr: float) -> list[Tensor | None]:
+        """theta - lr * u for every parameter theta that u concerns."""
+        found: dict[float, list[Tensor | None]] = self.__dict__.setdefault("found", {})
+        if lr not in found:
+            found[lr] = _reached(parameters, self, lr)
+        return found[lr]
+
+
+def _reached(parameters: Sequence[nn.Parameter], along: Sequence[Tensor | None], lr: float) -> list[Tensor | None]:
+    pairs = zip(parameters, along, strict=True)
+    return [None if u is None else torch.sub(p.data, u, alpha=lr) for p, u in pairs]
 
 
 class Incoming:
@@ -28,10 +45,10 @@ class Incoming:
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
         """Those that train, of backbone and heads."""
-        return [p for p in self.model.parameters() if p.requires_grad]
+        return trainable(self.model)
 
     @cached_property
-    def gradient(self) -> tuple[Tensor | None, ...]:
+    def gradient(self) -> Course:
         """Of the mean over the tasks of their mean losses, one tensor per parameter; None where it does not reach.
 
         With one task this is the gradient of the batch. It is found once a step, when it is first asked for, with the
@@ -47,7 +64,7 @@ class Incoming:
                     loss = self.model.feature_losses(features, y, task).sum() / samples
                     found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
                     total = [b if a is None else a if b is None else a + b for a, b in zip(total, found, strict=True)]
-        return tuple(total)
+        return Course(total)
 
     def gradient_on(self, stored: MemoryBatch) -> tuple[Tensor | None, ...]:
         """Of the mean loss of stored samples, likewise."""
@@ -59,11 +76,12 @@ class Incoming:
 @contextmanager
 def moved(parameters: Sequence[nn.Parameter], along: Sequence[Tensor | None], lr: float) -> Iterator[None]:
     """Parameters at theta - lr * u within the block; afterwards they hold the tensors that they held."""
-    changed = [(p, u, p.data) for p, u in zip(parameters, along, strict=True) if u is not None]
+    there = along.reached(parameters, lr) if isinstance(along, Course) else _reached(parameters, along, lr)
+    changed = [(p, p.data, ahead) for p, ahead in zip(parameters, there, strict=True) if ahead is not None]
     try:
-        for p, u, theta in changed:
-            p.data = torch.sub(theta, u, alpha=lr)
+        for p, _, ahead in changed:
+            p.data = ahead
         yield
     finally:
-        for p, _, theta in changed:
+        for p, theta, _ in changed:
             p.data = theta

@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pcl import parts
 from pcl.models.carried import CarriedState, Stateful, Window
 from pcl.models.heads import CosineHead, Head, SigmoidHead, head_of
 from pcl.models.modes import evaluation_mode
@@ -85,13 +86,17 @@ class ContinualModel(nn.Module):
         """Tasks in the order in which they appeared."""
         return tuple(self.task_classes)
 
+    def architecture(self) -> dict[str, list[int]]:
+        """Shapes of what the backbone holds, by name: what must be the same where a checkpoint is loaded."""
+        return {name: list(value.shape) for name, value in self.backbone.state_dict().items()}
+
     def shared_parameters(self) -> list[nn.Parameter]:
         """The trainable parameters theta of the backbone, on which tasks may conflict."""
-        return [p for p in self.backbone.parameters() if p.requires_grad]
+        return parts.trainable(self.backbone)
 
     def head_parameters(self) -> list[nn.Parameter]:
         """The parameters of all heads, in the order in which they were made."""
-        return list(self.heads.parameters())
+        return parts.parameters(self.heads)
 
     def add_task(self, task: str, classes: Sequence[int]) -> list[nn.Parameter]:
         """Make what the task needs and does not have yet; return the new parameters (none, perhaps).
@@ -107,7 +112,7 @@ class ContinualModel(nn.Module):
             self.states.append(CarriedState(cast(Stateful, self.backbone), self.carry))
         if not new:
             return []
-        like = next(self.backbone.parameters(), torch.empty(0))
+        like = parts.like(self.backbone)
         with seeded(self._seed, "head", task):
             make = nn.Linear if self.head is None else self.head.make
             head = make(self.features, len(new)).to(device=like.device, dtype=like.dtype)
@@ -140,12 +145,35 @@ class ContinualModel(nn.Module):
         if self.carry is not None:
             self._carried(task).restart()
 
-    def window(self, x: Tensor, task: str) -> Tensor | Window:
-        """What :meth:`encode` takes for the next batch of a stream: a window to go on with, where state is carried."""
-        return x if self.carry is None else Window(x, task)
+    @property
+    def by_task(self) -> bool:
+        """Whether :meth:`encode` has to know whose samples it gets, so that what it takes is more than a tensor."""
+        return self.carry is not None
 
-    def encode(self, x: Tensor | Window) -> Tensor:
-        """Features ``(B, features)``; of a window, from the state of its stream on, which moves in training mode."""
+    def settled(self, task: str) -> bool:
+        """Whether nothing that the task uses will change any more, so that its samples teach nothing."""
+        return False
+
+    def task_ended(self, task: str) -> None:
+        """The stream of the task has ended. Here nothing follows from that."""
+
+    def window(self, x: Tensor, task: str) -> Any:
+        """What :meth:`encode` takes for the next batch of a stream: a window to go on with, where state is carried."""
+        return self.rows(x, (task,)) if self.carry is None else Window(x, task)
+
+    def rows(self, x: Tensor, names: Sequence[str], task: Tensor | None = None) -> Any:
+        """What :meth:`encode` takes for samples of these tasks, which continue nothing: x alone, unless tasks have
+        parts of the backbone for themselves.
+
+        Args:
+            names: the tasks that may occur.
+            task: ``(B,)`` int64, the index into ``names`` of every sample's task; None where there is one.
+        """
+        return x
+
+    def encode(self, x: Any) -> Tensor:
+        """Features ``(B, features)`` of what :meth:`rows` or :meth:`window` gave; of a window, from the state of its
+        stream on, which moves in training mode."""
         if isinstance(x, Window):
             return self._carried(x.task).run(cast(Stateful, self.backbone), x.x)
         features: Tensor = self.backbone(x)
@@ -156,22 +184,35 @@ class ContinualModel(nn.Module):
         assert isinstance(state, CarriedState)
         return state
 
+    @property
+    def shares_columns(self) -> bool:
+        """Whether the loss of a sample does not depend on its task."""
+        return self.setting == "class" and not isinstance(self.head, CosineHead)
+
     def columns(self, task: str) -> tuple[int, ...]:
         """The classes that the columns of ``forward(x, task)`` stand for."""
         return self.task_classes[task] if self.setting == "task" else tuple(self._seen)
 
     def column_of(self, y: Tensor, task: str) -> Tensor:
         """The column ``(B,)`` of ``forward(x, task)`` in which every one of the class numbers y ``(B,)`` stands."""
+        columns = self.columns(task)
+        first, count = columns[0], len(columns)
+        if columns == tuple(range(first, first + count)):
+            at = (y - first if first else y).to(torch.int64)
+            return at.clamp(0, count - 1)  # a label that is yet to be refused must not lead out of the table
         return self.hit(y, task).to(torch.int8).argmax(dim=1)
 
     def forward(self, x: Tensor, task: str) -> Tensor:
         """Logits ``(B, len(columns(task)))`` of a batch of one task."""
-        return self.logits(self.backbone(x), task)
+        return self.logits(self.encode(self.rows(x, (task,))), task)
 
     def logits(self, features: Tensor, task: str) -> Tensor:
         """Logits of what the backbone gave, ``(B, features)``."""
-        heads = [self.heads[self._head_of[task]]] if self.setting == "task" else self.heads
-        return torch.cat([head(features) for head in heads], dim=1)
+        if self.setting == "task":
+            logits: Tensor = self.heads[self._head_of[task]](features)
+            return logits
+        found = [head(features) for head in self.heads]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=1)
 
     def mixed_logits(self, features: Tensor, task: Tensor, names: Sequence[str]) -> Tensor:
         """:meth:`logits` of a batch that mixes tasks, every sample in the columns of its own task, ``(B, columns)``.
@@ -199,11 +240,17 @@ class ContinualModel(nn.Module):
     def losses(self, x: Tensor, y: Tensor, task: str) -> Tensor:
         """Cross-entropy ``(B,)`` of every sample of a batch of one task, or what the head has in place of it; y holds
         class numbers."""
-        return self.feature_losses(self.backbone(x), y, task)
+        return self.feature_losses(self.encode(self.rows(x, (task,))), y, task)
 
     def feature_losses(self, features: Tensor, y: Tensor, task: str) -> Tensor:
         """:meth:`losses` of what the backbone gave."""
-        logits, hit = self.logits(features, task), self.hit(y, task)
+        return self.logit_losses(self.logits(features, task), y, task)
+
+    def logit_losses(self, logits: Tensor, y: Tensor, task: str) -> Tensor:
+        """:meth:`losses` of what :meth:`logits` gave."""
+        if self.head is None:
+            return F.cross_entropy(_full(logits), self.column_of(y, task), reduction="none")
+        hit = self.hit(y, task)
         if isinstance(self.head, CosineHead):
             logits = self.head.with_margins(logits, hit, self._owned([task], y.device)[0])
         return self._column_losses(logits, hit)
@@ -217,13 +264,14 @@ class ContinualModel(nn.Module):
             task: ``(B,)`` int64, the index into ``names`` of every sample's task.
             names: the tasks that may occur; heads of others are left alone.
         """
-        return self.mixed_feature_losses(self.backbone(x), y, task, names)
+        return self.mixed_feature_losses(self.encode(self.rows(x, names, task)), y, task, names)
 
     def mixed_feature_losses(self, features: Tensor, y: Tensor, task: Tensor, names: Sequence[str]) -> Tensor:
         """:meth:`mixed_losses` of what the backbone gave."""
+        if self.shares_columns:
+            return self.feature_losses(features, y, names[0])
         if self.setting == "class":
-            if not isinstance(self.head, CosineHead):
-                return self.feature_losses(features, y, names[0])
+            assert isinstance(self.head, CosineHead)
             logits, hit = self.logits(features, names[0]), self.hit(y, names[0])
             logits = self.head.with_margins(logits, hit, self._owned(names, y.device)[task])
             return self._column_losses(logits, hit)
@@ -239,8 +287,7 @@ class ContinualModel(nn.Module):
     def _column_losses(self, logits: Tensor, hit: Tensor) -> Tensor:
         """Loss ``(B,)`` of the column that ``hit`` ``(B, columns)`` marks; under a softmax of the first where it marks
         none, which only labels that have been refused, or will be, come to."""
-        if logits.dtype in (torch.bfloat16, torch.float16):
-            logits = logits.float()  # under autocast; a mean of losses in bfloat16 would have 8 bits
+        logits = _full(logits)
         if isinstance(self.head, SigmoidHead):
             return self.head.losses(logits, hit)
         return F.cross_entropy(logits, hit.to(torch.int8).argmax(dim=1), reduction="none")
@@ -248,6 +295,10 @@ class ContinualModel(nn.Module):
     def hit(self, y: Tensor, task: str) -> Tensor:
         """Whether a column is the sample's class, ``(B, columns)``."""
         return y[:, None] == self._on_device(self.columns(task), y.device)
+
+    def class_hit(self, y: Tensor, task: str) -> Tensor:
+        """Whether a class of the task, in the order in which they were declared, is the sample's, ``(B, classes)``."""
+        return y[:, None] == self._on_device(self.task_classes[task], y.device)
 
     def _owned(self, names: Sequence[str], device: torch.device) -> Tensor:
         """1 where a column, of those all tasks share, is a class of the task, else 0; ``(tasks, columns)``."""
@@ -259,3 +310,8 @@ class ContinualModel(nn.Module):
         if (numbers, device) not in self._numbers:
             self._numbers[numbers, device] = torch.tensor(numbers, device=device)
         return self._numbers[numbers, device]
+
+
+def _full(logits: Tensor) -> Tensor:
+    """In float32 at least: under autocast, a mean of losses in bfloat16 would have 8 bits."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

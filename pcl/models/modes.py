@@ -5,11 +5,13 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from pcl.parts import modules
+
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Run a block with the model in evaluation mode; afterwards every module is in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
+    training = [module for module in modules(model) if module.training]
     if training:
         model.eval()
     try:

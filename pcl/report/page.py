@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcl.notices import say_once
 from pcl.report import summary
 from pcl.report.run import Run, read_run
 from pcl.streams.stream import is_memory
@@ -41,7 +42,7 @@ def write_report(run_dir: str | Path) -> Path:
             "the report needs jinja2, which is not installed; install it with "
             "pip install 'parallel-continual-learning[report]'"
         ) from error
-    from pcl.report import style
+    from pcl.report import growths, style
 
     folder = Path(run_dir)
     run = read_run(folder)
@@ -55,6 +56,7 @@ def write_report(run_dir: str | Path) -> Path:
         notes=[note for note in (summary.unfinished(run), summary.starvation(run)) if note],
         plots=_plots(run),
         tasks=summary.task_rows(run),
+        growths=growths.rows(run),
         settings=[(key, _setting(value)) for key, value in run.config.items()],
         command=f"pcl train --config {shlex.quote(_shown(folder / 'config.toml'))}",
         colours=_task_colours(run, style),
@@ -67,7 +69,7 @@ def write_report(run_dir: str | Path) -> Path:
 
 
 def _plots(run: Run) -> list[Plot]:
-    from pcl.report import clouds, plots
+    from pcl.report import clouds, growths, plots
     from pcl.report.figures import shown
 
     out: list[Plot] = []
@@ -106,6 +108,13 @@ def _plots(run: Run) -> list[Plot]:
                 f"Table of accuracies: {len(rows)} moments in time as rows, {len(tasks)} tasks as columns.",
                 lambda look: plots.accuracy_matrix(rows, tasks, values, ended, look=look),
             )  # fmt: skip
+    if run.growths:
+        sizes = {what: growths.sizes(run, what) for what in ("neurons", "parameters")}
+        add(
+            "sizes", "Size of the network", growths.caption(run),
+            f"Line charts of the neurons and parameters of the network, with {len(run.growths)} growths.",
+            lambda look: plots.sizes_over_time(sizes, float(run.steps[-1]), look=look),
+        )  # fmt: skip
     if summary.has_cosines(run):
         add(
             "cosines", "Agreement of the gradients", text.cosines,
@@ -144,7 +153,11 @@ def _plots(run: Run) -> list[Plot]:
             "Rows of stored images before editing, after editing, and their difference.",
             lambda look: plots.memory_samples(images.before, images.after, labels, images.gradient, look=look),
         )  # fmt: skip
-    panels = clouds.clouds(run)
+    try:
+        panels = clouds.clouds(run)
+    except ImportError as error:  # the rest of the report needs nothing of it
+        say_once(f"the report is without the figure of features: {error}")
+        panels = []
     if panels:
         add(
             "features", "Features of finished tasks", clouds.caption(run),

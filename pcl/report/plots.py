@@ -11,6 +11,7 @@ from pcl.report.features import Cloud, feature_maps, tsne
 from pcl.report.heatmaps import accuracy_matrix, gradient_cosines
 from pcl.report.images import memory_samples
 from pcl.report.process import learning_process
+from pcl.report.sizes import sizes_over_time
 from pcl.report.style import Look, png
 from pcl.report.timeline import plan, timeline
 
@@ -29,6 +30,7 @@ __all__ = [
     "memory_samples",
     "plan",
     "png",
+    "sizes_over_time",
     "timeline",
     "tsne",
 ]

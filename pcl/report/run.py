@@ -82,6 +82,7 @@ class Run:
     starts: dict[str, int]
     ends: dict[str, int]
     evaluations: tuple[tuple[int, dict[str, float]], ...]  # (step, accuracy as a fraction per task)
+    growths: tuple[dict[str, Any], ...]  # records of the growths of the network, in their order
     edits: FloatArray  # mean absolute change of the edited samples, one entry per step that edited
     results: dict[str, Any] | None
     timing: dict[str, Any] | None
@@ -170,6 +171,7 @@ def _assemble(
         evaluations=tuple(
             (step, {name: float(value) for name, value in evaluations[step].items()}) for step in sorted(evaluations)
         ),
+        growths=tuple({(row["step"], *row["tasks"]): row for row in rows if row["kind"] == "growth"}.values()),
         edits=np.array([record["edited"] for record in records if "edited" in record], dtype=np.float64),
         results=_read_json(folder / "results.json") if (folder / "results.json").exists() else None,
         timing=_read_json(folder / "timing.json") if (folder / "timing.json").exists() else None,

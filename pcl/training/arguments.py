@@ -2,11 +2,16 @@
 
 from typing import TYPE_CHECKING, get_args
 
+from torch import nn
+
 from pcl.gradients.task_gradients import Strategy
 from pcl.losses.base import FollowsPath, LooksAhead
 from pcl.memory.generative import GenerativeMemory
 from pcl.models.continual import ContinualModel
+from pcl.models.growth.growing import GrowingModel
+from pcl.parts import parameters
 from pcl.streams.sampling import TaskSampling
+from pcl.training.beside_growth import check_growing, check_growing_optimizer
 from pcl.training.bgd import BGD
 from pcl.training.losses import Precision
 from pcl.training.step_data import MemoryTasks
@@ -26,16 +31,18 @@ def check_model(model: object) -> None:
     check_trainable(model)
 
 
-def check_trainable(model: ContinualModel) -> None:
-    """Refuse a backbone whose parameters are all frozen.
+def check_trainable(model: ContinualModel) -> list[nn.Parameter]:
+    """The backbone's parameters; refuses one whose parameters are all frozen.
 
     Raises:
         ValueError: if it is.
     """
-    if not any(p.requires_grad for p in model.backbone.parameters()):
+    found = parameters(model.backbone)
+    if not any(p.requires_grad for p in found):
         raise ValueError(
             "trainer: the backbone has no trainable parameter, so that no task gradients exist; unfreeze at least one"
         )
+    return found
 
 
 def check_arguments(trainer: "Trainer") -> None:
@@ -81,6 +88,8 @@ def check_arguments(trainer: "Trainer") -> None:
     if trainer.clip is not None and not trainer.clip > 0:
         raise ValueError(f"trainer: expected clip, a norm, above 0, got {trainer.clip}; leave it out not to clip")
     check_weighting(trainer.weighting, trainer.strategy)
+    if isinstance(trainer.model, GrowingModel):
+        check_growing(trainer)
 
 
 def check_stored(trainer: "Trainer") -> None:
@@ -110,6 +119,8 @@ def check_optimizer(trainer: "Trainer") -> None:
     Raises:
         ValueError: naming the term.
     """
+    if isinstance(trainer.model, GrowingModel):
+        check_growing_optimizer(trainer)
     for term in trainer.loss_terms:
         if isinstance(trainer.optimizer, BGD) and isinstance(term, FollowsPath):
             raise ValueError(

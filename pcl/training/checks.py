@@ -51,12 +51,13 @@ def check_batch(
     if x.device.type != "cpu" or y.device.type != "cpu":
         foreign = (y[:, None] != stream.class_numbers(y.device)).all(dim=1)
         return x, y, torch.stack([foreign.any().to(x.device), ~all_finite([x]).to(x.device)])
-    for label in y.tolist():
-        if label not in stream.class_set:
-            raise ValueError(
-                f"{name}: label {label} is outside its declared classes {list(stream.classes)}; declare it "
-                "when the stream is made, or remove those samples"
-            )
+    labels = y.tolist()
+    if not stream.class_set.issuperset(labels):
+        label = next(label for label in labels if label not in stream.class_set)
+        raise ValueError(
+            f"{name}: label {label} is outside its declared classes {list(stream.classes)}; declare it "
+            "when the stream is made, or remove those samples"
+        )
     if not finite_on_cpu([x]):
         raise ValueError(f"{name}: x holds NaN or infinite values; remove or repair those samples")
     return x, y, None

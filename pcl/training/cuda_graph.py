@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pcl.models.growth.growing import GrowingModel
+from pcl.parts import modules
 from pcl.training.step_data import StepData
 from pcl.training.step_result import Descent
 
@@ -70,7 +72,7 @@ class GraphedStep:
             {name: value for name, value in group.items() if name != "params" and not isinstance(value, Tensor)}
             for group in trainer.optimizer.param_groups
         ]
-        modes = [module.training for module in trainer.model.modules()]
+        modes = [module.training for module in modules(trainer.model)]
         memory = () if data.recalled is None else (data.recalled.names, data.recalled.sizes)
         return data.tasks, memory, [id(p) for p in (*shared, *others)], settings, modes
 
@@ -95,8 +97,11 @@ def check_capturable(trainer: "Trainer") -> None:
     """Refuse what cannot be captured.
 
     Raises:
-        ValueError: for a model that is not on a GPU, a weighting, loss term or optimizer that decides on the host.
+        ValueError: for a model that is not on a GPU, or grows, and for a weighting, loss term or optimizer that decides
+            on the host.
     """
+    if isinstance(trainer.model, GrowingModel):
+        raise ValueError("trainer: cuda_graph cannot capture a GrowingModel, whose shapes change; leave cuda_graph out")
     if trainer.device.type != "cuda":
         raise ValueError(
             f"trainer: cuda_graph needs a model on a CUDA device, this one is on {trainer.device}; move it there "

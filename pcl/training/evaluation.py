@@ -41,9 +41,14 @@ def accuracy(
     return float(torch.stack(hits).sum()) / len(y)
 
 
-def features(model: ContinualModel, x: Images, *, batch_size: int = 128) -> Tensor:
-    """What the backbone makes of samples, ``(n, features)`` on the CPU; arguments as of :func:`accuracy`."""
-    return _by_parts(model, model.encode, x, batch_size)
+def features(model: ContinualModel, x: Images, *, batch_size: int = 128, task: str | None = None) -> Tensor:
+    """What the backbone makes of samples, ``(n, features)`` on the CPU; arguments as of :func:`accuracy`.
+
+    Args:
+        task: whose samples these are, for a model that has to know.
+    """
+    names = () if task is None else (task,)
+    return _by_parts(model, lambda part: model.encode(model.rows(part, names)), x, batch_size)
 
 
 def logits(model: ContinualModel, task: str, x: Images, *, batch_size: int = 128) -> Tensor:

@@ -50,9 +50,9 @@ class FeatureRecorder:
             return
         x, y = (part[_of_every_class(test[1], self.samples)] for part in test)
         stored, stored_y = _stored(trainer, task, self.samples)
-        found = features(trainer.model, x).float()
+        found = features(trainer.model, x, task=task).float()
         if len(stored):
-            found = torch.cat([found, features(trainer.model, stored).float()])
+            found = torch.cat([found, features(trainer.model, stored, task=task).float()])
         small = (found / found.abs().max().clamp(min=torch.finfo(torch.float32).tiny)).to(torch.float16).numpy()
         buffer = io.BytesIO()
         np.savez_compressed(

@@ -17,7 +17,6 @@ from pcl.gradients.task_gradients import Strategy, grouped_gradients, task_gradi
 from pcl.gradients.workspace import Workspace
 from pcl.losses.base import Samples
 from pcl.memory.base import MemoryBatch
-from pcl.models.carried import Window
 from pcl.models.continual import ContinualModel
 from pcl.streams.stream import MEMORY, memory_of
 from pcl.training.loss_terms import LossTerms
@@ -36,11 +35,13 @@ class Pass:
     """Part of a step that fits into memory at once.
 
     Attributes:
-        inputs: of the backbone, by task.
+        inputs: of the backbone, by task; see :meth:`pcl.ContinualModel.rows`.
+        labels: class numbers, by task.
         losses: by task, from the features to this part's share of the task's loss.
     """
 
-    inputs: dict[str, Tensor | Window] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, Tensor] = field(default_factory=dict)
     losses: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
 
@@ -56,7 +57,8 @@ class StepLosses:
     def __init__(self, model: ContinualModel, data: StepData, terms: LossTerms) -> None:
         self._model = model
         self._terms = terms
-        self._features: dict[str, list[Tensor]] = {task: [] for task in data.batches}
+        self._logits: dict[str, list[Tensor]] = {task: [] for task in data.batches}
+        self._all_logits: Tensor | None = None  # of all samples, where they were found together
         recalled, drawn = data.recalled, data.drawn
         counts = [len(batches) for batches in data.batches.values()]
         if recalled is not None:
@@ -65,7 +67,7 @@ class StepLosses:
         for task, batches in data.batches.items():
             samples = sum(len(y) for _, y in batches)
             for number, (now, (x, y)) in enumerate(zip(self.passes, batches, strict=False)):
-                now.inputs[task] = model.window(x, task)
+                now.inputs[task], now.labels[task] = model.window(x, task), y
                 now.losses[task] = self._share(task, x, y, len(y) / samples, number)
         if recalled is not None and recalled.sizes is None:
             self._replay(MEMORY, recalled, drawn, 0, len(recalled.y), data.memory_batch)
@@ -91,7 +93,7 @@ class StepLosses:
         others = repeat(None) if drawn is None else _split(drawn, first, end, size)
         for now, part, other in zip(self.passes, _split(recalled, first, end, size), others, strict=False):
             count, part = len(part.y), part if other is None else part.with_rows(other)
-            now.inputs[name] = part.x
+            now.inputs[name], now.labels[name] = self._model.rows(part.x, part.names, part.task), part.y
             now.losses[name] = self._memory_share(name, part, count, count / (end - first), old)
 
     def gradients(
@@ -116,12 +118,13 @@ class StepLosses:
             strategy, workspace: see :func:`pcl.task_gradients`.
         """
         model: Callable[[Any], Tensor] = self._model.backbone
-        if self._model.carry is not None:  # a window is more than a tensor of rows, so that one pass does not do
+        if self._model.by_task:  # the inputs are more than tensors of rows, so that one pass does not do
             model, strategy = self._model.encode, "loop" if strategy == "auto" else strategy
         if not apart and len(self.passes) == 1:
             return SummedLoss(
-                self.passes[0].losses, shared, own, model=model, inputs=self.passes[0].inputs, workspace=workspace
-            )
+                self.passes[0].losses, shared, own, model=model, inputs=self.passes[0].inputs, workspace=workspace,
+                together=self._together if self._terms.of_parameters_alone and self._model.shares_columns else None,
+            )  # fmt: skip
         if groups is not None and len(self.passes) == 1:
             return grouped_gradients(
                 self.passes[0].losses, shared, own, groups, model=model, inputs=self.passes[0].inputs,
@@ -147,16 +150,30 @@ class StepLosses:
                 values[task] = values[task] + loss if task in values else loss
         return torch.stack(list(values.values()))
 
-    @torch.no_grad()
     def logits(self) -> dict[str, list[Tensor]]:
-        """Of every task's batches ``(B, columns)``, from the features that :meth:`gradients` has found."""
-        return {task: [self._model.logits(f, task) for f in found] for task, found in self._features.items()}
+        """Of every task's batches ``(B, columns)``, as :meth:`gradients` has found them."""
+        if self._all_logits is None:
+            return self._logits
+        parts = self._all_logits.split([len(y) for y in self.passes[0].labels.values()])
+        return {task: [part] for task, part in zip(self._logits, parts, strict=False)}  # the memory's come last
+
+    def _together(self, features: Tensor) -> Tensor:
+        """All losses ``(k,)`` of a step in one pass, from the features of all samples: one head, one cross-entropy."""
+        labels = self.passes[0].labels
+        sizes, task = [len(y) for y in labels.values()], next(iter(labels))
+        logits = self._model.logits(features, task)
+        losses = self._model.logit_losses(logits, torch.cat(list(labels.values())), task)
+        self._all_logits = logits.detach()
+        if sizes.count(sizes[0]) == len(sizes):
+            return losses.view(len(sizes), -1).mean(dim=1)
+        return torch.stack([part.mean() for part in losses.split(sizes)])
 
     def _share(self, task: str, x: Tensor, y: Tensor, share: float, number: int) -> Callable[[Tensor], Tensor]:
         def loss(features: Tensor) -> Tensor:
-            self._features[task][number:] = [features.detach()]  # of several runs, as of a strategy on trial, the last
-            losses = self._model.feature_losses(features, y, task)
-            return _scaled(self._terms.add_to(losses, Samples(self._model, task, x, y, features)).mean(), share)
+            samples = Samples(self._model, task, x, y, features)
+            self._logits[task][number:] = [samples.logits.detach()]  # of several runs, as on trial, the last
+            losses = self._model.logit_losses(samples.logits, y, task)
+            return _scaled(self._terms.add_to(losses, samples).mean(), share)
 
         return loss
 
@@ -169,6 +186,8 @@ class StepLosses:
             def cross_entropy() -> Tensor:
                 if old is not None:
                     return model.feature_losses(features, part.y, old)
+                if model.shares_columns:
+                    return model.logit_losses(samples.logits, part.y, part.names[0])
                 return model.mixed_feature_losses(features, part.y, part.task, part.names)
 
             samples = Samples(model, name, part.x, part.y, features, part)

@@ -16,7 +16,7 @@ CHECKPOINT = "checkpoint.pcl"
 
 
 class RunRecorder:
-    """Callback: one JSON object per line for every step, start, end and evaluation, and a checkpoint now and then.
+    """Callback: one JSON object per line for every step, start, end, evaluation and growth, and checkpoints.
 
     A checkpoint knows how many bytes of ``metrics.jsonl`` belong to it. :meth:`resume` cuts the file there, so
     that a run killed at any moment and resumed leaves the same lines as one that was never interrupted. Lines
@@ -64,6 +64,9 @@ class RunRecorder:
         self._write(record)
 
     def on_evaluation(self, trainer: "Trainer", record: dict[str, Any]) -> None:
+        self._write(record)
+
+    def on_growth(self, trainer: "Trainer", record: dict[str, Any]) -> None:
         self._write(record)
 
     def on_task_start(self, trainer: "Trainer", task: str) -> None:

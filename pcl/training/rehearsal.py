@@ -1,6 +1,7 @@
 """What the memory gives to a step, and what the step's edit gives back to it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from pcl.memory.base import MemoryBatch
 from pcl.memory.before_update import BeforeUpdate
 from pcl.memory.edit import Edit
 from pcl.memory.incoming import Incoming
+from pcl.models.continual import ContinualModel
+from pcl.models.modes import evaluation_mode
 from pcl.streams.stream import Batch
 
 if TYPE_CHECKING:
@@ -48,16 +51,30 @@ def recall(trainer: "Trainer", batches: Mapping[str, Sequence[Batch]]) -> Recall
         return Recall()
     count, draws = trainer.memory_batch * trainer.accumulate, trainer._retrieval
     incoming = Incoming(trainer.model, batches)
-    at_random = memory.sample if trainer.memory_tasks == "one" else memory.sample_each
-    recalled = at_random(count, draws) if retrieval is None else retrieval(memory, incoming, count, draws)
-    replays = trainer.loss_terms.replays
-    drawn = at_random(count, draws) if replays is not None and replays.own_draw else None
-    if not isinstance(edit, BeforeUpdate):
-        return Recall(recalled, drawn)
-    chosen = recalled if edit.samples == "recalled" else memory.sample(count, draws)
-    ahead = incoming.gradient if edit.direction == "incoming" else incoming.gradient_on(memory.sample(count, draws))
-    edited = _edit(trainer, edit.edit, chosen, incoming.parameters, ahead)
+    if memory.names and all(map(trainer.model.settled, memory.names)):  # nothing is left that these samples could teach
+        return Recall()
+    looks_ahead = retrieval is not None or isinstance(edit, BeforeUpdate)
+    with evaluation_mode(trainer.model) if looks_ahead else nullcontext():  # once for all who look
+        at_random = memory.sample if trainer.memory_tasks == "one" else memory.sample_each
+        found = at_random(count, draws) if retrieval is None else retrieval(memory, incoming, count, draws)
+        recalled = _unsettled(trainer.model, found)
+        replays = trainer.loss_terms.replays
+        drawn = at_random(count, draws) if replays is not None and replays.own_draw else None
+        if not isinstance(edit, BeforeUpdate) or recalled is None:
+            return Recall(recalled, drawn)
+        chosen = recalled if edit.samples == "recalled" else memory.sample(count, draws)
+        ahead = incoming.gradient if edit.direction == "incoming" else incoming.gradient_on(memory.sample(count, draws))
+        edited = _edit(trainer, edit.edit, chosen, incoming.parameters, ahead)
     return Recall(replace(recalled, x=edited.after) if edit.samples == "recalled" else recalled, drawn, edited)
+
+
+def _unsettled(model: ContinualModel, batch: MemoryBatch) -> MemoryBatch | None:
+    """The samples of tasks that still learn; None if there are none."""
+    settled = [i for i, name in enumerate(batch.names) if model.settled(name)]
+    if not settled:
+        return batch
+    rows = torch.isin(batch.task, torch.tensor(settled, device=batch.task.device), invert=True).nonzero()[:, 0]
+    return batch.take(rows) if len(rows) else None
 
 
 def edit_after(trainer: "Trainer", recalled: MemoryBatch | None, direction: Sequence[Tensor | None]) -> Edited | None:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pcl.parts import buffers
 from pcl.randomness import global_generators, set_global_generators
 from pcl.training.update import optimizer_undo
 
@@ -19,12 +20,13 @@ class Snapshot:
 
     def __init__(self, trainer: "Trainer") -> None:
         self._trainer = trainer
-        self._buffers = [(buffer, buffer.clone()) for buffer in trainer.model.buffers()]
+        device = trainer.device
+        self._buffers = [(buffer, buffer.clone()) for buffer in buffers(trainer.model)]
         self._retrieval = trainer._retrieval.get_state()
-        self._generators = global_generators(trainer.device)
+        self._generators = global_generators(device)
         self._weighting = trainer.weighting.state_dict()
         self._edit = None if trainer.edit is None else trainer.edit.state_dict()
-        self._undo_optimizer = optimizer_undo(trainer.optimizer, trainer.device)
+        self._undo_optimizer = optimizer_undo(trainer.optimizer, device)
 
     def __enter__(self) -> "Snapshot":
         return self

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 def _composition(trainer: "Trainer") -> dict[str, Any]:
     """What must be the same in a run that goes on from a checkpoint."""
+    callbacks = trainer._callbacks.remembering
     return {
         "setting": trainer.model.setting,
         "head": None if trainer.model.head is None else asdict(trainer.model.head),
         "carry": trainer.model.carry,
-        "backbone": {name: list(value.shape) for name, value in trainer.model.backbone.state_dict().items()},
+        "backbone": trainer.model.architecture(),
         "optimizer": type(trainer.optimizer).__name__,
         "weighting": type(trainer.weighting).__name__,
         "memory": None if trainer.memory is None else trainer.memory.settings(),
@@ -36,11 +37,13 @@ def _composition(trainer: "Trainer") -> dict[str, Any]:
         "strategy": trainer.strategy,
         "precision": trainer.precision,
         "streams": {task: list(trainer.streams[task].classes) for task in sorted(trainer.streams)},
+        **({"callbacks": [[type(c).__name__, c.settings()] for c in callbacks]} if callbacks else {}),
     }
 
 
 def trainer_state(trainer: "Trainer") -> dict[str, Any]:
     """See :meth:`pcl.Trainer.state_dict`."""
+    callbacks = trainer._callbacks.remembering
     return {
         "composition": _composition(trainer),
         "tasks": [[task, list(classes)] for task, classes in trainer.model.task_classes.items()],
@@ -60,19 +63,22 @@ def trainer_state(trainer: "Trainer") -> dict[str, Any]:
         "retrieval": trainer._retrieval.get_state(),
         "storage": trainer._storage.get_state(),
         "global generators": global_generators(trainer.device),
+        **({"callbacks": [c.state_dict() for c in callbacks]} if callbacks else {}),
     }
 
 
 def restore_trainer(trainer: "Trainer", state: dict[str, Any]) -> None:
     """See :meth:`pcl.Trainer.load_state_dict`."""
-    if set(state) != set(trainer_state(trainer)):
+    if set(state) - {"callbacks"} != set(trainer_state(trainer)) - {"callbacks"}:
         raise ValueError(f"resume: expected what Trainer.state_dict gives, got a dict of {sorted(state)[:6]}")
     if trainer.step_count or trainer.model.tasks:
         raise ValueError("resume: this trainer has trained already; load into a new one")
     mine, saved = _composition(trainer), state["composition"]
-    for what, value in mine.items():
-        if value != saved.get(what):
-            raise ValueError(f"resume: another {what}: the checkpoint has {saved.get(what)}, this trainer {value}")
+    for what in {**mine, **saved}:
+        if mine.get(what) != saved.get(what):
+            raise ValueError(
+                f"resume: another {what}: the checkpoint has {saved.get(what)}, this trainer {mine.get(what)}"
+            )
     trainer.weighting.load_state_dict(state["weighting"])
     trainer.streams = {task: trainer.streams[task] for task in state["streams"]}  # their order is the order of draws
     for task, stream in trainer.streams.items():
@@ -94,4 +100,6 @@ def restore_trainer(trainer: "Trainer", state: dict[str, Any]) -> None:
     trainer._shape = None if state["shape"] is None else torch.Size(state["shape"])
     trainer._retrieval.set_state(state["retrieval"])
     trainer._storage.set_state(state["storage"])
+    for callback, remembered in zip(trainer._callbacks.remembering, state.get("callbacks", []), strict=True):
+        callback.load_state_dict(remembered)
     set_global_generators(state["global generators"], trainer.device)

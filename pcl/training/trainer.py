@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pcl import parts
 from pcl.gradients.clip import clipped
 from pcl.gradients.result import TaskGradients
 from pcl.gradients.task_gradients import Strategy
@@ -176,7 +177,7 @@ class Trainer:
     @property
     def device(self) -> torch.device:
         """Where the backbone is."""
-        return next(self.model.backbone.parameters()).device
+        return parts.like(self.model.backbone).device
 
     # ---- streams
 
@@ -363,7 +364,7 @@ class Trainer:
     def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """(those on which tasks may conflict, the others); frozen ones are in neither."""
         backbone = self.model.shared_parameters()
-        heads = [p for p in self.model.head_parameters() if p.requires_grad]
+        heads = parts.trainable(self.model.heads)
         return (backbone, heads) if self.gradients_over == "backbone" else (backbone + heads, [])
 
     def _discard(self, batches: dict[str, list[Batch]], logits: dict[str, list[Tensor]] | None) -> None:

@@ -18,10 +18,9 @@ def next_batches(trainer: "Trainer") -> tuple[dict[str, list[Batch]], dict[str, 
 
     Streams that are over or dry end here, those that come first begin.
     """
-    check_trainable(trainer.model)
+    like = check_trainable(trainer.model)[0]
     model, active, shape = trainer.model, trainer.active, trainer._shape
     drawn = _drawn(trainer, active)
-    dtype = next(model.backbone.parameters()).dtype
     batches: dict[str, list[Batch]] = {}
     faults: dict[str, Tensor | None] = {}
     over: list[Stream] = []
@@ -29,7 +28,7 @@ def next_batches(trainer: "Trainer") -> tuple[dict[str, list[Batch]], dict[str, 
         if _is_over(stream, trainer.step_count):
             over.append(stream)
         elif task in drawn or (task in active and stream.peek() is None):
-            found, faults[task] = read_batches(stream, trainer.accumulate, shape, dtype, trainer.device)
+            found, faults[task] = read_batches(stream, trainer.accumulate, shape, like.dtype, like.device)
             if found:
                 batches[task], shape = found, found[-1][0].shape[1:]
             elif task in model.tasks:
@@ -81,6 +80,7 @@ def _finish_ended(trainer: "Trainer") -> None:
             trainer._graph.drop()
     for task in ended:
         trainer.ended_at[task] = trainer._last_trained[task]
+        trainer.model.task_ended(task)
         trainer.weighting.forget(task)
         if trainer.memory is not None:
             trainer.memory.commit(task)

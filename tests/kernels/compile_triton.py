@@ -22,6 +22,9 @@ from triton.compiler import ASTSource
 
 from pcl_kernels._pointers import BLOCK
 from pcl_kernels.combine import triton as combine
+from pcl_kernels.firefly_apply import triton as firefly_apply
+from pcl_kernels.firefly_score import triton as firefly_score
+from pcl_kernels.firefly_split import triton as firefly_split
 from pcl_kernels.gramian import triton as gramian
 from pcl_kernels.longhorn_scan import triton as longhorn
 from pcl_kernels.memory_edit import triton as memory_edit
@@ -66,6 +69,8 @@ def every_kernel() -> Iterator[dict[str, Any]]:
             yield compile_kernel(combine._sgd, update, sgd, num_warps=8)
             yield compile_kernel(combine._adamw, update, constants, num_warps=8)
         yield from memory_edit_kernels(gramian.TRITON_DTYPES[dtype])
+        yield regrow_kernel(gramian.TRITON_DTYPES[dtype])
+        yield from firefly_kernels(dtype)
         if dtype != torch.float64:  # which is there to check derivatives, and may spill
             yield from longhorn_kernels(gramian.TRITON_DTYPES[dtype])
     total = {"partial": "*fp64", "out": "*fp64", "programs": "i32"}
@@ -80,6 +85,34 @@ def memory_edit_kernels(dtype: Any) -> Iterator[dict[str, Any]]:
     yield compile_kernel(memory_edit._channel_sums, sums, tile)
     affine = {"u": number, "v": number, "out": number, "scale": "*fp64", "p": "*fp64", "q": "*fp64"} | sizes
     yield compile_kernel(memory_edit._channel_affine, affine, {"HAS_U": True, "DTYPE": dtype, **tile})
+
+
+def regrow_kernel(dtype: Any) -> dict[str, Any]:
+    number = {"fp32": "*fp32", "fp64": "*fp64", "bf16": "*bf16"}[str(dtype)]
+    operands = dict.fromkeys(("old", "below", "right", "out"), number)
+    operands |= {"rows": "*i64", "columns": "*i64", "row_scale": "*fp64", "column_scale": "*fp64"}
+    operands |= dict.fromkeys(("height", "width", "inner", "more", "tall", "wide", "out_columns"), "i32")
+    flags = dict.fromkeys(("HAS_ROWS", "HAS_COLUMNS", "ROW_SCALE", "COLUMN_SCALE"), True)
+    return compile_kernel(firefly_apply._regrow, operands, {**flags, "DTYPE": dtype, "TILE": firefly_apply.TILE})
+
+
+def firefly_kernels(dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    number = {torch.float32: "*fp32", torch.float64: "*fp64", torch.bfloat16: "*bf16"}[dtype]
+    vectors = dict.fromkeys(("partial", "epsilon", "scale", "shift", "mirror"), "*fp64")
+    tensors = dict.fromkeys(("a", "d", "y", "grad", "da", "dd"), number)
+    steps = [f"{t}_{of}" for t in ("a", "d", "y", "g", "da", "dd") for of in "bl"]
+    sizes = dict.fromkeys(["channels", "positions", "points", "step_c", *steps], "i32")
+    every = torch.empty(0, dtype=dtype)
+    for activation in ("gelu",) if dtype == torch.float64 else ("relu", "gelu", "tanh"):
+        constants = firefly_split.constants(every, every, every, every, activation)
+        stored = {"DTYPE": gramian.TRITON_DTYPES[dtype]}
+        for kernel, of in (
+            (firefly_split._split, stored),
+            (firefly_split._split_backward, {**stored, "SPAN": firefly_split.SPAN}),
+            (firefly_score._score, {"SPAN": firefly_split.SPAN}),
+        ):
+            given = {name: t for name, t in (vectors | tensors | sizes).items() if name in kernel.arg_names}
+            yield compile_kernel(kernel, given, {**constants, **of})
 
 
 def longhorn_kernels(dtype: Any) -> Iterator[dict[str, Any]]:

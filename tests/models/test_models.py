@@ -94,3 +94,13 @@ def test_normalize() -> None:
     out = Normalize((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))(x)
     assert torch.allclose(out[:, 2], (x[:, 2] - 0.3) / 2)
     assert not list(nn.Module.parameters(Normalize((0.0,), (1.0,))))
+
+
+@pytest.mark.parametrize("classes", [[0, 1, 2], [2, 3, 4], [4, 2], [9, 7, 8]])
+@pytest.mark.parametrize("setting", ["task", "class"])
+def test_columns_of_labels(classes: list[int], setting: str) -> None:
+    m = ContinualModel(MLP(6, [8]), 8, setting)  # type: ignore[arg-type]
+    m.add_task("a", classes)
+    y = torch.tensor([classes[-1], classes[0], classes[-1]], dtype=torch.int32)
+    assert m.column_of(y, "a").tolist() == [len(classes) - 1, 0, len(classes) - 1]
+    assert m.column_of(y, "a").dtype == torch.int64

@@ -44,6 +44,11 @@ def _figures(look: plots.Look, tasks: int) -> dict[str, Figure]:
         "process": plots.learning_process(
             names, {name: rng.random(tasks) for name in ("er", "emgd-gmc+me")}, look=look
         ),
+        "sizes": plots.sizes_over_time(
+            {what: ([0, 10, 30], np.array([24, 30, 36]) * by) for what, by in (("neurons", 1), ("parameters", 1_100))},
+            49,
+            look=look,
+        ),
         "features": plots.feature_maps([_cloud(rng, f"{name}, early", 1 + tasks) for name in names[:3]], look=look),
     }
 
@@ -84,6 +89,7 @@ def test_every_plot_has_a_title_and_labelled_axes(look: plots.Look) -> None:
         "falls": {"training step", "fall of the loss (nats)"},
         "memory": {"before", "after", "change", "gradient", "change (input units)"},
         "process": {"task that ended", "average accuracy (%)", "er", "emgd-gmc+me"},
+        "sizes": {"training step", "neurons", "parameters"},
         "features": {"task-1, early\nstored to class means: 0.93", "class 4"},
     }
     for name, figure in _figures(look, 4).items():
@@ -214,6 +220,15 @@ def test_gradients_are_divided_by_the_largest_of_their_own_image() -> None:
     assert (shown[0][1, 2], shown[0][0, 0]) == pytest.approx((1.0, 0.5))  # means of absolute values over channels
     assert shown[1][3, 3] == 1
     assert [np.count_nonzero(image) for image in shown] == [2, 1, 0]
+
+
+def test_a_size_changes_where_the_network_grows_and_stays_in_between() -> None:
+    figure = plots.sizes_over_time({"neurons": ([0, 10, 30], [24, 30, 36])}, 49)
+    (axes,) = figure.axes
+    step, marks = axes.lines
+    assert step.get_drawstyle() == "steps-post"
+    assert step.get_xydata().tolist() == [[0, 24], [10, 30], [30, 36], [49, 36]]
+    assert marks.get_xydata().tolist() == [[10, 30], [30, 36]]
 
 
 def test_the_learning_process_goes_through_the_averages() -> None:

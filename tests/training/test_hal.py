@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from training_cases import blobs, everything, same, trainer
 
-from pcl import HAL, ContinualModel, ReservoirMemory, Stream, Sum, Trainer, load_checkpoint, save_checkpoint
+from pcl import HAL, ContinualModel, LwF, ReservoirMemory, Stream, Sum, Trainer, load_checkpoint, save_checkpoint
 from pcl.randomness import generator
 
 RATE = 0.1
@@ -20,7 +20,7 @@ def hal(**arguments: Any) -> HAL:
     return HAL(**{"strength": 0.5, "lr": RATE, "steps": 5, "batch": 4, "seed": 3, **arguments})
 
 
-def two_tasks(term: HAL | None, setting: str, **arguments: Any) -> Trainer:
+def two_tasks(term: HAL | LwF | None, setting: str, **arguments: Any) -> Trainer:
     t = trainer(
         weighting=Sum(), loss_terms=[term] if term else [], setting=setting, memory=ReservoirMemory(12), memory_batch=4,
         optimizer=lambda p: torch.optim.SGD(p, lr=RATE), **arguments,
@@ -108,6 +108,30 @@ def test_anchors_climb_to_where_most_is_forgotten(setting: str) -> None:
 
 
 @pytest.mark.parametrize("setting", ["task", "class"])
+def test_only_classes_that_a_task_has_shown_get_anchors(setting: str, tmp_path: Path) -> None:
+    """Of the declared classes 0, 1, 2 and 3, the first and the third come."""
+
+    def made() -> tuple[HAL, Trainer]:
+        term = hal()
+        t = two_tasks(term, setting)
+        x, y = blobs([0, 2], 16)
+        t.add(Stream("c", list(zip(x.double().split(4), y.split(4), strict=True)), [0, 1, 2, 3]))
+        return term, t
+
+    term, t = made()
+    t.fit(3)
+    save_checkpoint(tmp_path / "now", t.state_dict())
+    t.fit(3)
+    assert t.ended_at["c"] == 3
+    assert len(term.anchors) == 2
+    assert term.state_dict()["width"].tolist() == [4, 4]
+    again, resumed = made()
+    resumed.load_state_dict(load_checkpoint(tmp_path / "now"))
+    resumed.fit(3)
+    assert torch.equal(again.anchors, term.anchors)
+
+
+@pytest.mark.parametrize("setting", ["task", "class"])
 def test_a_resumed_run_gives_the_same_bits(setting: str, tmp_path: Path) -> None:
     whole = two_tasks(hal(), setting)
     whole.fit()
@@ -141,7 +165,8 @@ def test_measuring_the_descent_changes_nothing() -> None:
 
 
 def test_nothing_is_anchored_before_a_task_has_ended() -> None:
-    one, two = two_tasks(hal(), "class"), two_tasks(None, "class")
+    nothing = LwF(1.0)  # has no teacher before a task has ended, and adds nothing
+    one, two = two_tasks(hal(), "class"), two_tasks(nothing, "class")
     for t in (one, two):
         t.fit(9)
     assert all(map(torch.equal, one.model.parameters(), two.model.parameters()))

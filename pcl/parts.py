@@ -1,0 +1,41 @@
+"""What a module consists of, found in every step anew.
+
+Modules are replaced, frozen and released at any time, so that nothing can be kept from one step to the next. PyTorch's
+own walks make names on their way, which in a step of a small model takes longer than some of its layers.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+def modules(root: nn.Module) -> list[nn.Module]:
+    """Those of ``root.modules()``, in their order."""
+    found: dict[nn.Module, None] = {}
+    left: list[nn.Module | None] = [root]
+    while left:
+        module = left.pop()
+        if module is not None and module not in found:
+            found[module] = None
+            if module._modules:
+                left += reversed(module._modules.values())
+    return list(found)
+
+
+def parameters(root: nn.Module) -> list[nn.Parameter]:
+    """Those of ``root.parameters()``, in their order."""
+    return list({id(p): p for m in modules(root) for p in m._parameters.values() if p is not None}.values())
+
+
+def trainable(root: nn.Module) -> list[nn.Parameter]:
+    """Those of them that are not frozen."""
+    return [p for p in parameters(root) if p.requires_grad]
+
+
+def buffers(root: nn.Module) -> list[Tensor]:
+    """Those of ``root.buffers()``, in their order."""
+    return list({id(b): b for m in modules(root) for b in m._buffers.values() if b is not None}.values())
+
+
+def like(root: nn.Module) -> Tensor:
+    """The first parameter, whose dtype and device new tensors take; an empty tensor where there is none."""
+    return next((p for m in modules(root) for p in m._parameters.values() if p is not None), torch.empty(0))

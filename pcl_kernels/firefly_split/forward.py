@@ -1,0 +1,84 @@
+"""`firefly_split_forward`: a layer whose neurons are all split, in one pass over its input by the library."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pcl_kernels.firefly_split import conv
+from pcl_kernels.firefly_split.checks import check_activation, check_channels, check_pair, check_tensor
+from pcl_kernels.firefly_split.linear import pre_activations, stacked_biases
+from pcl_kernels.firefly_split.op import split
+from pcl_kernels.firefly_split.reference import conv2d
+
+
+def firefly_split_forward(
+    x: Tensor,
+    weight: Tensor,
+    delta: Tensor,
+    epsilon: Tensor,
+    bias: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    *,
+    mirror: Tensor | None = None,
+    activation: str = "relu",
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] | str = 0,
+    dilation: int | tuple[int, int] = 1,
+) -> Tensor:
+    """y = (act(s (a + ε d) + t) + act(s (a + mirror ε d) + t)) / 2 with a = W x + b and d = Δ x + β.
+
+    One pass of the library over x for both (linear.py, or a convolution with the stacked weights [W; Δ]), then
+    `firefly_split`. For thin 3 x 3 convolutions of stride 1 on float32 CPU tensors all is one kernel; conv.py says
+    with which roundings.
+
+    Args:
+        x: `(..., n)` for a Linear layer, `(B, n, H, W)` for a convolution; float32, float64, float16 or bfloat16.
+        weight: W `(m, n)` of a Linear layer or `(m, n, kh, kw)` of a convolution without groups; x's dtype.
+        delta: Δ, of weight's shape and dtype.
+        epsilon, scale, shift, mirror, activation: as for `firefly_split`.
+        bias, delta_bias: b and β `(m,)` of x's dtype; 0 if None.
+        stride, padding, dilation: those of the convolution, as `torch.nn.functional.conv2d` has them.
+
+    Returns:
+        `(..., m)` for a Linear layer, `(B, m, H', W')` for a convolution. Differentiable in every tensor but mirror.
+
+    Raises:
+        TypeError: for another dtype, or dtypes that differ.
+        ValueError: for shapes or devices that do not match, or an activation that is not known.
+
+    Source: Bo Liu's dissertation (2025), Sec. 5.2.2, f_{ε,δ}.
+    """
+    op = "firefly_split_forward"
+    check_activation(op, activation)
+    check_tensor(op, "x", x)
+    check_tensor(op, "weight", weight, x)
+    if weight.dim() not in (2, 4):
+        raise ValueError(
+            f"{op}: weight: expected (m, n) of a Linear layer or (m, n, kh, kw) of a Conv2d, got {tuple(weight.shape)}"
+        )
+    inputs = x.shape[-1] if weight.dim() == 2 and x.dim() else x.shape[1] if x.dim() == 4 else None
+    if inputs != weight.shape[1]:
+        expected = f"(..., {weight.shape[1]})" if weight.dim() == 2 else f"(B, {weight.shape[1]}, H, W)"
+        raise ValueError(
+            f"{op}: x: expected shape {expected} for weight {tuple(weight.shape)}, got {tuple(x.shape)}. "
+            "Groups are not supported"
+        )
+    check_pair(op, "delta", delta, "weight", weight)
+    check_channels(
+        op, weight.shape[0], x, epsilon=epsilon, scale=scale, shift=shift, mirror=mirror, bias=bias,
+        delta_bias=delta_bias,
+    )  # fmt: skip
+    for name, value in (("bias", bias), ("delta_bias", delta_bias)):
+        if value is not None:
+            check_tensor(op, name, value, x)
+    of_neurons = (epsilon, scale, shift, mirror, activation)
+    if weight.dim() == 2:
+        z = pre_activations(x.reshape(x.shape[:-1].numel(), x.shape[-1]), weight, delta, bias, delta_bias)
+        return split(z, None, *of_neurons).view(*x.shape[:-1], len(weight))
+    stacked, biases = torch.cat([weight, delta]), stacked_biases(bias, delta_bias)
+    if conv.suits(x, weight, stride, padding, dilation):
+        return conv.split_conv(x, stacked, biases, *of_neurons, conv.pair(padding))
+    return split(conv2d(x, stacked, biases, stride, padding, dilation), None, *of_neurons)
