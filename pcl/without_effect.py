@@ -21,6 +21,9 @@ READ: dict[str, tuple[_Reads, str]] = {
     "timeline": (lambda run: run.starts is None, "runs without starts"),
     "timeline_number": (lambda run: run.timeline == "random" and run.starts is None, "timeline random"),
     "label_set": (lambda run: find_scenario(run.scenario).label_set is None, "scenarios that do not say their own"),
+    "grow_neurons": (lambda run: run.grow is not None, "grow"),
+    "grow_new": (lambda run: run.grow is not None, "grow"),
+    "grow_steps": (lambda run: run.grow in ("task", "plateau"), "grow task and plateau"),
     "memory_size": (lambda run: run.memory in FIXED_SIZE, f"memory {', '.join(FIXED_SIZE)}"),
     "memory_per_class": (
         lambda run: run.memory in ("class", "ring") or (run.memory in FIXED_SIZE and run.memory_size is None),

@@ -225,6 +225,7 @@ def test_what_is_refused_changes_nothing() -> None:
     net, x = made("mlp")
     net.train()
     before, names = state(net), [name for name, _ in net.named_modules()]
+    draws = torch.get_rng_state()
     firefly, budget = Firefly(steps=2, layers=2), Budget(neurons=9)
     optimizer = Unknown(net.parameters(), lr=0.0)
     squared_error(net, x).backward()
@@ -245,6 +246,7 @@ def test_what_is_refused_changes_nothing() -> None:
         assert [name for name, _ in net.named_modules()] == names
         assert all(module.training for module in net.modules())
         assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in listed]
+    assert torch.equal(torch.get_rng_state(), draws)
 
 
 @pytest.mark.parametrize(

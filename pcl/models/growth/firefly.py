@@ -291,7 +291,7 @@ def _best(
     """The candidates of largest gain, and the sum of their gains."""
     gain = {name: gains(c, *scores[name], candidates.step, free=free) for name, c in candidates.groups.items()}
     chosen = choose(graph, candidates, gain, budget)
-    return chosen, sum(float(gain[name][chosen[name].to(gain[name].device)].sum()) for name in gain)
+    return chosen, sum((float(gain[name][chosen[name].to(gain[name].device)].sum()) for name in gain), 0.0)
 
 
 def example_of(model: nn.Module, objective: Objective, batch: Any) -> tuple[Any, ...]:
