@@ -185,6 +185,7 @@ def test_layers_grow_within_their_budget_and_leave_no_trace_else() -> None:
     assert growth.after[f"{name}.inner"] >= 2
     assert growth.loss_after < growth.loss_before
     assert set(before) < set(net.state_dict())  # names stay
+    assert not any(module.training for module in net.modules())
 
 
 def test_a_residual_layer_of_ones_own_grows_without_offers() -> None:
@@ -219,6 +220,10 @@ def test_what_is_refused_changes_nothing() -> None:
         ("does not call the network", lambda: firefly.grow(net, [x], lambda f, b: b.sum(), budget)),
         ("no group is called 'x'", lambda: firefly.grow(net, [x], squared_error, budget, groups=["x"])),
         ("the width of '4' is fixed", lambda: firefly.grow(net, [x], squared_error, budget, groups=["4"])),
+        (
+            "there is no candidate.*'4': it is an output",
+            lambda: Firefly().grow(net, [x], squared_error, budget, groups=[]),
+        ),
         ("mystery", lambda: firefly.grow(net, [x], squared_error, budget, optimizer=optimizer)),
     ]
     for message, call in cases:

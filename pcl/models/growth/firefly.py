@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pcl.models.growth.candidates import Candidates
 from pcl.models.growth.choice import Budget, choose, gains, planned
 from pcl.models.growth.graph import WidthGraph
-from pcl.models.growth.new_layers import Offer, enlist, of_group, offers, strike_off
+from pcl.models.growth.new_layers import Offers, of_group
 from pcl.models.growth.overgrown import OverGrown
 from pcl.models.growth.plan import GroupGrowth
 from pcl.models.growth.rebuild import rebuild
@@ -162,49 +162,38 @@ class Firefly:
         read = list(itertools.islice(batches, max(self.steps, 1)))
         if not read:
             raise ValueError("Firefly: batches: there is none; pass at least one")
-        offered: list[Offer] = []
+        with evaluation_mode(model):
+            example = example_of(model, objective, read[0])
+            graph = WidthGraph(model, example, pointwise=pointwise)
+            offers = Offers(model, graph, pointwise) if self.layers else None
         try:
+            if offers is not None:
+                offers.insert()
             with evaluation_mode(model):
-                example = example_of(model, objective, read[0])
-                graph = WidthGraph(model, example, pointwise=pointwise)
-                if self.layers:
-                    offered = offers(model, graph, pointwise)
-                    for offer in offered:
-                        offer.insert()
-                    graph = WidthGraph(model, example, pointwise=pointwise)
-                candidates = self._candidates(graph, groups, offered)
-                found = self.search(graph, candidates, read, objective, budget)
+                graph = graph if offers is None else WidthGraph(model, example, pointwise=pointwise)
+                found = self.search(graph, self._candidates(graph, groups, offers), read, objective, budget)
                 loss_before = _mean_loss(model, self._scored(read), objective)
-            sizes, widths = Sizes(graph), {name: graph.groups[name].width for name in graph.growable()}
-            kept = [offer for offer in offered if offer.hidden in found.plan]
-            for offer in offered:
-                if offer not in kept:
-                    offer.take_away()
-                elif optimizer is not None:
-                    enlist(optimizer, offer, model)
-            if len(kept) < len(offered):
-                with evaluation_mode(model):
+                if offers is not None:
+                    offers.keep(found.plan, optimizer)
                     graph = WidthGraph(model, example, pointwise=pointwise)
-                found = replace(found, plan={n: of_group(growth, graph.groups[n]) for n, growth in found.plan.items()})
+                    of_groups = {name: of_group(growth, graph.groups[name]) for name, growth in found.plan.items()}
+                    found = replace(found, plan=of_groups)
+                sizes = Sizes(graph)
             rebuild(model, graph.groups, found.plan, optimizer)
-            for offer in kept:
-                offer.follow_mode()
         except BaseException:
-            for offer in offered:
-                offer.take_away()
-                if optimizer is not None:
-                    strike_off(optimizer, offer)
+            if offers is not None:
+                offers.undo(optimizer)
             raise
         with evaluation_mode(model):
             loss_after = _mean_loss(model, self._scored(read), objective)
-        after = {n: w + (found.plan[n].gained() if n in found.plan else 0) for n, w in widths.items()}
+        before = {name: graph.groups[name].width for name in graph.growable()}
+        after = {n: width + (found.plan[n].gained() if n in found.plan else 0) for n, width in before.items()}
         parameters, flops = (count(after) - count({}) for count in (sizes.parameters, sizes.flops))
-        gone = {offer.hidden for offer in offered if offer not in kept}
-        before, after = ({n: w for n, w in found_widths.items() if n not in gone} for found_widths in (widths, after))
-        return Growth(before, after, tuple(o.name for o in kept), parameters, flops, loss_before, loss_after, found)
+        layers = () if offers is None else tuple(offer.name for offer in offers.offers)
+        return Growth(before, after, layers, parameters, flops, loss_before, loss_after, found)
 
-    def _candidates(self, graph: WidthGraph, groups: Sequence[str] | None, offered: Sequence[Offer]) -> Candidates:
-        layers = [offer.hidden for offer in offered]
+    def _candidates(self, graph: WidthGraph, groups: Sequence[str] | None, offers: Offers | None) -> Candidates:
+        layers = [] if offers is None else offers.hidden
         names = graph.growable() if groups is None else [*groups, *layers]
         new = {name: self.layers if name in layers else self.new for name in names}
         return Candidates(graph, groups=names, new=new, split=self.split, step=self.step, seed=self.seed)
@@ -217,6 +206,9 @@ class Firefly:
         For callers with candidates of their own (which neurons may split, which are copied) or an objective that calls
         ``f(x, masks=...)``, see :meth:`OverGrown.forward`.
         """
+        if not candidates.groups:
+            reasons = "; ".join(f"{name!r}: {group.fixed}" for name, group in graph.groups.items() if group.fixed)
+            raise ValueError(f"Firefly: there is no candidate, as no group can grow or none may. Fixed are {reasons}")
         network = OverGrown(graph, candidates)
         with network.measuring(), torch.no_grad():
             objective(network, batches[0])

@@ -98,10 +98,7 @@ def _traced(model: nn.Module, pointwise: tuple[type[nn.Module], ...]) -> fx.Grap
             f"the network cannot be traced, it stops in {where}: {error}. Growing needs a forward whose path does not "
             "depend on values; name a module that acts on every number by itself in `pointwise`"
         ) from error
-    module = fx.GraphModule(model, graph)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module
+    return fx.GraphModule(model, graph)  # with all its nodes: one whose value nobody uses may work in place
 
 
 class _Shapes(fx.Interpreter):

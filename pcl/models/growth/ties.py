@@ -228,7 +228,7 @@ class Ties:
 
     def _entry(self, node: fx.Node, at: _At | None, index: Any) -> None:
         """One number of a shape is read, which is harmless for all dimensions but that of the channels."""
-        if at is not None and (not isinstance(index, int) or index < 0 or index == at.axis):
+        if at is not None and node.users and (not isinstance(index, int) or index < 0 or index == at.axis):
             at.group.fix(f"{node.name!r} reads its width as a number")
 
     # --- small parts
