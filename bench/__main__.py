@@ -15,6 +15,7 @@ import bench.exactness
 import bench.firefly
 import bench.firefly_apply
 import bench.gramian
+import bench.growth
 import bench.longhorn_scan
 import bench.loss_terms
 import bench.memory_edit
@@ -59,6 +60,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "firefly": bench.firefly.main,
     "rehearsal": bench.rehearsal.main,
     "firefly_apply": bench.firefly_apply.main,
+    "growth": bench.growth.main,
     "longhorn_scan": bench.longhorn_scan.main,
     "steps": bench.steps.main,
     "loss_terms": bench.loss_terms.main,

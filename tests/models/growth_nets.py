@@ -39,7 +39,7 @@ class Functional(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.first(x).tanh()
         h = h * torch.sigmoid(h)
-        h += self.second(h)
+        h = self.second(h).add_(h)
         h = torch.nn.functional.max_pool2d(h, 2)
         h = torch.tanh(self.third(h)).mean((2, 3), keepdim=True)
         y: Tensor = self.last(h.view(x.size(0), -1))

@@ -88,8 +88,16 @@ def choose(graph: WidthGraph, candidates: Candidates, gain: Mapping[str, Tensor]
     merged = [torch.cat([part.cpu() for part in parts]) for parts in ([gain[n] for n in groups], cost, layer)]
 
     def taken(neurons: int | None) -> dict[str, Tensor]:
-        chosen = firefly_select(*merged, neurons=neurons, layers=budget.layers, budget=limit, least=2)
-        return dict(zip(groups, chosen.split(lengths), strict=True))
+        left = merged[0].clone()
+        while True:
+            picked = firefly_select(left, *merged[1:], neurons=neurons, layers=budget.layers, budget=limit)
+            chosen = dict(zip(groups, picked.split(lengths), strict=True))
+            lonely = [name for name, part in chosen.items() if not groups[name].group.width and part.sum() == 1]
+            if not lonely:
+                return chosen
+            for name, part in zip(groups, left.split(lengths), strict=True):
+                if name in lonely:
+                    part.zero_()  # another candidate gets the room
 
     def fits(chosen: dict[str, Tensor]) -> bool:
         widths = {name: groups[name].group.width + int(part.sum()) for name, part in chosen.items()}

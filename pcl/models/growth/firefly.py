@@ -187,6 +187,8 @@ class Firefly:
                     graph = WidthGraph(model, example, pointwise=pointwise)
                 found = replace(found, plan={n: of_group(growth, graph.groups[n]) for n, growth in found.plan.items()})
             rebuild(model, graph.groups, found.plan, optimizer)
+            for offer in kept:
+                offer.follow_mode()
         except BaseException:
             for offer in offered:
                 offer.take_away()
@@ -223,7 +225,7 @@ class Firefly:
             found = scores(network, self._scored(batches), objective, points=self.points)
         gain = {name: gains(c, *found[name], candidates.step) for name, c in candidates.groups.items()}
         chosen = choose(graph, candidates, gain, budget)
-        predicted = sum(float(gain[name][chosen[name].to(gain[name].device)].sum()) for name in gain)
+        predicted = sum((float(gain[name][chosen[name].to(gain[name].device)].sum()) for name in gain), 0.0)
         return Search(planned(graph, candidates, found, chosen), found, chosen, predicted, losses)
 
     def _train(self, network: OverGrown, batches: Sequence[Any], objective: Objective) -> tuple[float, ...]:

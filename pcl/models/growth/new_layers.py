@@ -46,7 +46,11 @@ class Offer:
 
     def insert(self) -> None:
         """Put it into the network."""
-        self.parent._modules[self.key] = nn.Sequential(self.activation, self.layer).train(self.activation.training)
+        self.parent._modules[self.key] = nn.Sequential(self.activation, self.layer)
+
+    def follow_mode(self) -> None:
+        """Train, or not, as the activation does."""
+        self.parent._modules[self.key].train(self.activation.training)
 
     def take_away(self) -> None:
         """Leave the network as it was."""
@@ -78,10 +82,12 @@ def offers(model: nn.Module, graph: WidthGraph, pointwise: Sequence[type[nn.Modu
 def of_group(growth: GroupGrowth, group: Group) -> GroupGrowth:
     """What a group gains, without the layers that were offered and not taken."""
     layers = {*group.producers, *group.channelwise, *(reader.layer for reader in group.readers)}
-    by_layer: dict[str, Any] = {
-        f.name: value for f in fields(growth) if isinstance(value := getattr(growth, f.name), dict)
-    }
-    return replace(growth, **{k: {n: t for n, t in v.items() if n in layers} for k, v in by_layer.items()})
+    kept: dict[str, Any] = {}
+    for field in fields(growth):
+        value = getattr(growth, field.name)
+        if isinstance(value, dict):
+            kept[field.name] = {name: tensors for name, tensors in value.items() if name in layers}
+    return replace(growth, **kept)
 
 
 def enlist(optimizer: torch.optim.Optimizer, offer: Offer, model: nn.Module) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from pcl.models.growth.graph import Channels, Group, Reader
+from pcl.models.growth.groups import Channels, Group, Reader
 from pcl.models.growth.operations import (
     ARITHMETIC,
     POINTWISE,
