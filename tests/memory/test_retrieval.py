@@ -51,6 +51,15 @@ def test_mir_takes_those_whose_loss_rises_most(setting: Any) -> None:
         assert torch.equal(getattr(found, name), getattr(drawn, name)[best])
 
 
+def test_where_a_step_ahead_leads_depends_on_its_length() -> None:
+    _, _, incoming = setup()
+    parameters, u = incoming.parameters, incoming.gradient
+    for lr in (0.1, 0.3, 0.1):
+        for p, g, there in zip(parameters, u, u.reached(parameters, lr), strict=True):
+            assert (g is None) == (there is None)
+            assert g is None or there is None or torch.equal(there, torch.sub(p, g, alpha=lr))
+
+
 def test_candidates_of_finished_tasks_alone() -> None:
     """Task "b" trains on; of "a" 40 samples are stored. The ranking is the same."""
     model, memory, incoming = setup()

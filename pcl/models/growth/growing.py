@@ -14,9 +14,10 @@ from pcl.models.growth.candidates import Candidates
 from pcl.models.growth.choice import Budget
 from pcl.models.growth.firefly import Firefly, Search
 from pcl.models.growth.graph import Group, Reader, WidthGraph
-from pcl.models.growth.locks import attach, close, detach, resize, resting
+from pcl.models.growth.locks import attach, close, detach, resize
 from pcl.models.growth.plan import GroupGrowth
 from pcl.models.growth.rebuild import rebuild
+from pcl.models.growth.resting import resting
 from pcl.models.growth.task_masks import Owned, TaskMasks, gated
 from pcl.models.growth.whole import Whole, compact, is_head, of_tasks, together
 from pcl.models.heads import Head, SigmoidHead
