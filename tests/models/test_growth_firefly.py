@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pcl import Budget, Firefly, ResidualLayer, WidthGraph
+from pcl import MLP, Budget, Firefly, GrowingModel, ResidualLayer, WidthGraph
 from pcl.models.growth.plan import GroupGrowth
 from pcl.models.growth.rebuild import rebuild
 from tests.models.growth_nets import NETS, flat, made, squared_error
@@ -115,6 +115,24 @@ def test_lowers_the_loss_more_than_random_splits(small: Any, rings: list[Batch])
         rebuild(net, WidthGraph(net, rings[0][0]).groups, {"0": plan}, optimizer)
         others.append(mean_loss(trained(net, rings, optimizer, 60), rings))
     assert ours < min(others)
+
+
+def test_many_copies_together_lower_the_loss_too() -> None:
+    """Trained together they overshoot, and many scores bid them turn around; those that do raise the loss together."""
+    torch.manual_seed(0)
+    model = GrowingModel(MLP(100, [100, 100]).double(), 100, torch.zeros(1, 100, dtype=torch.float64)).eval()
+    model.add_task("a", [0, 1])
+    model.task_ended("a")
+    model.add_task("b", [2, 3])
+    x = torch.rand(256, 100, dtype=torch.float64)
+    y = 2 + (x[:, :50].sum(1) > x[:, 50:].sum(1)).long()
+    samples = {"b": list(zip(x.split(64), y.split(64), strict=True))}
+    with torch.no_grad():
+        before = model.losses(x, y, "b").mean()
+        found = model.grow(Firefly(new=4, steps=5, lr=0.1), samples, Budget(neurons=60))
+        fall = float(before - model.losses(x, y, "b").mean())
+    assert sum(growth.gained() for growth in found.plan.values()) == 60
+    assert found.predicted / 4 < fall < found.predicted * 4
 
 
 def test_a_plan_by_hand_widens_as_net2net_does(small: Any, rings: list[Batch]) -> None:

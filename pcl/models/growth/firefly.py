@@ -1,7 +1,7 @@
 """Firefly neural architecture descent: a network that grows where it lowers the loss most."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pcl.models.growth.candidates import Candidates
-from pcl.models.growth.choice import Budget, choose, gains, planned
+from pcl.models.growth.choice import Budget, Scores, choose, gains, planned, steps_taken, turned
 from pcl.models.growth.graph import WidthGraph
 from pcl.models.growth.new_layers import Offers, of_group
 from pcl.models.growth.overgrown import OverGrown
@@ -28,7 +28,7 @@ class Search:
         plan: by group, what it gains.
         scores: by group, s of Eq. 5.5 for old ``(m,)`` and new ``(m',)`` neurons, float64.
         chosen: by group, bool ``(m + m',)``: which candidates, old neurons first, are taken.
-        predicted: by how much the chosen are predicted to lower the objective.
+        predicted: the sum of the gains of the chosen, to first order by how much they lower the objective.
         losses: the objective of the over-grown network before every step of the optimisation.
     """
 
@@ -215,10 +215,17 @@ class Firefly:
         losses = self._train(network, batches, objective)
         with torch.enable_grad():
             found = scores(network, self._scored(batches), objective, points=self.points)
-        gain = {name: gains(c, *found[name], candidates.step) for name, c in candidates.groups.items()}
-        chosen = choose(graph, candidates, gain, budget)
-        predicted = sum((float(gain[name][chosen[name].to(gain[name].device)].sum()) for name in gain), 0.0)
-        return Search(planned(graph, candidates, found, chosen), found, chosen, predicted, losses)
+        free, (chosen, predicted) = True, _best(graph, candidates, found, budget, free=True)
+        against = {name: turned(c, *found[name], candidates.step) for name, c in candidates.groups.items()}
+        if any(bool((against[name] & chosen[name].to(against[name].device)).any()) for name in chosen):
+            kept = _best(graph, candidates, found, budget, free=False)
+            losses_then = [
+                self._loss_with(network, found, picked, batches, objective, free=sign)
+                for picked, sign in ((chosen, True), (kept[0], False))
+            ]
+            if losses_then[1] < losses_then[0]:
+                free, (chosen, predicted) = False, kept
+        return Search(planned(graph, candidates, found, chosen, free=free), found, chosen, predicted, losses)
 
     def _train(self, network: OverGrown, batches: Sequence[Any], objective: Objective) -> tuple[float, ...]:
         """Step one of Sec. 5.2.2."""
@@ -241,8 +248,42 @@ class Firefly:
         candidates.project()
         return tuple(torch.stack(losses).tolist()) if losses else ()
 
+    @torch.no_grad()
+    def _loss_with(
+        self,
+        network: OverGrown,
+        scores: Scores,
+        chosen: Mapping[str, Tensor],
+        batches: Sequence[Any],
+        objective: Objective,
+        *,
+        free: bool,
+    ) -> float:
+        """The objective with the steps of the chosen candidates and no others."""
+        before = {name: (c.epsilon.clone(), c.epsilon_new.clone()) for name, c in network.candidates.groups.items()}
+        try:
+            for name, c in network.candidates.groups.items():
+                steps = steps_taken(c, *scores[name], network.candidates.step, free=free)
+                alone = torch.cat(steps) * chosen[name].to(c.epsilon.device)
+                c.epsilon.copy_(alone[: len(c.epsilon)])
+                c.epsilon_new.copy_(alone[len(c.epsilon) :])
+            return _mean_loss(network, self._scored(batches), objective)
+        finally:
+            for name, c in network.candidates.groups.items():
+                c.epsilon.copy_(before[name][0])
+                c.epsilon_new.copy_(before[name][1])
+
     def _scored(self, batches: Sequence[Any]) -> Sequence[Any]:
         return batches[-self.score_batches :]
+
+
+def _best(
+    graph: WidthGraph, candidates: Candidates, scores: Scores, budget: Budget, *, free: bool
+) -> tuple[dict[str, Tensor], float]:
+    """The candidates of largest gain, and the sum of their gains."""
+    gain = {name: gains(c, *scores[name], candidates.step, free=free) for name, c in candidates.groups.items()}
+    chosen = choose(graph, candidates, gain, budget)
+    return chosen, sum((float(gain[name][chosen[name].to(gain[name].device)].sum()) for name in gain), 0.0)
 
 
 def example_of(model: nn.Module, objective: Objective, batch: Any) -> tuple[Any, ...]:
