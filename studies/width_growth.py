@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from pcl.models.growth.graph import Group, WidthGraph
 from pcl.models.growth.plan import GroupGrowth
 from pcl.models.growth.rebuild import rebuild
-from torch import Tensor, nn
-
 from studies.width_networks import layers_of
 
 STEP = 0.1  # length of every move, and the largest step of Firefly
