@@ -10,8 +10,8 @@ methods share them, so that they are compared in pairs.
 Choices where the paper is silent: N(0, 3) and N(0, 0.1) give the variance, as the notation has it; ``--spread
 deviation`` reads the 3 as a deviation. First neurons and those of scratch are from N(0, 1). Adam at 0.01, fresh after
 every growth. All splits step by 0.1. Scratch has at every width as many iterations as the grown networks had in all up
-to it. Where no split lowers the loss, splitting steepest descent and Firefly without new neurons leave the network as
-it is.
+to it, or as one stage of theirs has. Where no split lowers the loss, splitting steepest descent and Firefly without new
+neurons leave the network as it is.
 
 Runs that are done, ten targets each, are kept in ``studies/results/firefly_rbf/runs.jsonl`` and not repeated; the table
 and the pictures are made from all that the file has. Interrupt and go on as you like.
@@ -19,7 +19,6 @@ and the pictures are made from all that the file has. Interrupt and go on as you
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import itemgetter
@@ -47,6 +46,7 @@ METHODS = {
     "RandSearch (split)": ("search", 0),
     "RandSearch (split+new)": ("search", 5),
     "Scratch": ("scratch", 0),
+    "Scratch, one stage": ("stage", 0),
 }
 """Curves of Fig. 5.3a: how to grow, and the number of new neurons among the candidates."""
 
@@ -74,25 +74,21 @@ GROWTHS: dict[str, Callable[[int], Grow]] = {
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """By target, the loss after training at 1 to 12 neurons and the number of neurons there; seconds of all growths."""
+    """By target, the loss after training at 1 to 12 neurons and the number of neurons there."""
     torch.set_num_threads(1)
     numbers = range(AT_ONCE * run.block, AT_ONCE * (run.block + 1))
     targets = draw_targets(numbers, run.spread)
-    networks, found, widths, seconds = first_networks(numbers, 1), [], [], 0.0
+    networks, found, widths = first_networks(numbers, 1), [], []
     for width in range(1, WIDEST + 1):
-        if run.method == "scratch":
+        if run.method in ("scratch", "stage"):
             networks = first_networks(numbers, width)
-            train(networks, targets, width * run.iterations, RATE)
-        else:
-            if width > 1:
-                begin = time.perf_counter()
-                draws = generator(run.block, "rbf growth", width)
-                networks = GROWTHS[run.method](run.new)(networks, targets, draws)
-                seconds += time.perf_counter() - begin
-            train(networks, targets, run.iterations, RATE)
+        elif width > 1:
+            draws = generator(run.block, "rbf growth", width)
+            networks = GROWTHS[run.method](run.new)(networks, targets, draws)
+        train(networks, targets, run.iterations * (width if run.method == "scratch" else 1), RATE)
         found.append(losses(networks, targets).tolist())
         widths.append([len(network.w) for network in networks])
-    return {"losses": list(zip(*found, strict=True)), "widths": list(zip(*widths, strict=True)), "seconds": seconds}
+    return {"losses": list(zip(*found, strict=True)), "widths": list(zip(*widths, strict=True))}
 
 
 def runs(targets: int, iterations: int, spread: str) -> list[Run]:
@@ -103,12 +99,16 @@ def runs(targets: int, iterations: int, spread: str) -> list[Run]:
 
 
 def write(folder: Path) -> str:
-    """The table, and a picture for every number of iterations and reading of the spread that the file has."""
+    """The table, and a picture, for every number of iterations and reading of the spread that the file has, over the
+    targets that all methods there have."""
     done = finished(folder / "runs.jsonl")
     made = [(Run(**json.loads(key)), found) for key, found in done.items()]
     parts = []
     for spread, iterations in sorted({(run.spread, run.iterations) for run, _ in made}, reverse=True):
         some = [(run, found) for run, found in made if (run.spread, run.iterations) == (spread, iterations)]
+        kinds = {(run.method, run.new) for run, _ in some}
+        common = set.intersection(*({run.block for run, _ in some if (run.method, run.new) == kind} for kind in kinds))
+        some = [(run, found) for run, found in some if run.block in common]
         curves, other = ({name: joined(some, *kind) for name, kind in kinds.items()} for kinds in (METHODS, NEW))
         title = f"{iterations:,} iterations between growths, N(0, 3) with {spread} 3"
         parts.append(report({n: c for n, c in (curves | other).items() if c.losses}, title))
@@ -119,14 +119,13 @@ def write(folder: Path) -> str:
 
 
 def joined(made: list[tuple[Run, dict[str, Any]]], method: str, new: int) -> Curves:
-    """All blocks that are done, one after the other."""
+    """All blocks, one after the other."""
     own = sorted(
         [(run.block, found) for run, found in made if (run.method, run.new) == (method, new)], key=itemgetter(0)
     )
     return Curves(
         [curve for _, found in own for curve in found["losses"]],
         [widths for _, found in own for widths in found["widths"]],
-        sum(found["seconds"] for _, found in own),
     )
 
 

@@ -1,6 +1,6 @@
 """Thin networks that grow wider on Fashion-MNIST, accuracy against size (dissertation, Sec. 5.3.2, in small).
 
-    python -m studies.firefly_width --data-root DIR [--network vgg] [--seeds 5] [--steps 300] [--images 10000]
+    python -m studies.firefly_width --data-root DIR [--network vgg] [--seeds 5] [--steps 200] [--images 10000]
                                     [--processes 1]
     python -m studies.firefly_width --data-root DIR --full
 
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--data-root", default="data")
     parser.add_argument("--network", choices=list(NETWORKS), default="vgg")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=300, help="of a stage")
+    parser.add_argument("--steps", type=int, default=200, help="of a stage")
     parser.add_argument("--images", type=int, default=10_000, help="training images, at most 30000")
     parser.add_argument("--full", action="store_true", help="--seeds 10 --steps 3000 --images 30000")
     parser.add_argument("--processes", type=int, default=1)

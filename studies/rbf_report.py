@@ -14,14 +14,10 @@ SHOWN = (2, 4, 8, 12)  # numbers of neurons, in the table
 
 @dataclass(frozen=True)
 class Curves:
-    """One method: by target and by the number of neurons allowed, the loss and the number of neurons that there are.
-
-    ``seconds``: of all growths of all targets.
-    """
+    """One method: by target and by the number of neurons allowed, the loss and the number of neurons that there are."""
 
     losses: Sequence[Sequence[float]]
     widths: Sequence[Sequence[int]]
-    seconds: float
 
 
 def report(curves: Mapping[str, Curves], title: str) -> str:
@@ -29,17 +25,18 @@ def report(curves: Mapping[str, Curves], title: str) -> str:
     paired t-test on the logarithms."""
     first = next(iter(curves))
     heads = [f"loss at {width}" for width in SHOWN]
-    columns = ["method", *heads, "typical at 12", f"{first} is lower in", "p", "neurons in the end", "growth, ms"]
-    lines = [f"**{title}**; mean training loss over the targets, typical: geometric mean", ""]
+    columns = ["method", *heads, "typical at 12", f"{first} is lower in", "p", "neurons in the end"]
+    lines = [
+        f"**{title}**; mean training loss over {len(curves[first].losses)} targets, typical: geometric mean",
+        "",
+    ]
     lines += ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     for name, own in curves.items():
         means = [f"{statistics.mean(curve[width - 1] for curve in own.losses):.2g}" for width in SHOWN]
         compared = ["", ""] if name == first else pair(curves[first].losses, own.losses)
         width = statistics.mean(widths[-1] for widths in own.widths)
-        growths = len(own.losses) * (len(own.losses[0]) - 1)
-        cost = f"{1000 * own.seconds / growths:.0f}" if own.seconds else "–"
         typical = statistics.geometric_mean([curve[-1] for curve in own.losses])
-        lines.append("| " + " | ".join([name, *means, f"{typical:.2g}", *compared, f"{width:.1f}", cost]) + " |")
+        lines.append("| " + " | ".join([name, *means, f"{typical:.2g}", *compared, f"{width:.1f}"]) + " |")
     return "\n".join(lines)
 
 
@@ -66,8 +63,9 @@ def draw(methods: Mapping[str, Curves], new: Mapping[str, Curves], target: Path)
                 errors = [_error(column) for column in columns]
                 low, high = zip(*((max(m - e, m / 10), m + e) for m, e in zip(means, errors, strict=True)), strict=True)
                 neurons = range(1, len(means) + 1)
-                axis.fill_between(neurons, low, high, color=LIGHT[i], alpha=0.12, linewidth=0)
-                axis.plot(neurons, means, color=LIGHT[i], marker="o", ms=3.5, label=name, ls=DASHES[i % len(DASHES)])
+                axis.fill_between(neurons, low, high, color=LIGHT[i % len(LIGHT)], alpha=0.12, linewidth=0)
+                style = {"color": LIGHT[i % len(LIGHT)], "ls": DASHES[i % len(DASHES)]}
+                axis.plot(neurons, means, marker="o", ms=3.5, label=name, **style)
         axis.set(yscale="log", title=title, xlabel="neurons allowed")
         axis.grid(color="0.9")
         axis.set_axisbelow(True)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from pcl.models.growth.graph import Group, WidthGraph
 from pcl.models.growth.plan import GroupGrowth
 from pcl.models.growth.rebuild import rebuild
-from torch import Tensor, nn
-
 from studies.width_networks import layers_of
 
 STEP = 0.1  # length of every move, and the largest step of Firefly
@@ -44,7 +44,7 @@ def new_neurons(model: nn.Module, group: Group, count: int, draws: torch.Generat
     for name in (*group.producers, *group.channelwise):
         layer: Any = model.get_submodule(name)
         if isinstance(layer, nn.BatchNorm2d):
-            ones, zeros = torch.ones(count), torch.zeros(count)
+            ones, zeros = layer.weight.new_ones(count), layer.weight.new_zeros(count)
             plan.norms_new[name] = {"weight": ones, "bias": zeros, "running_mean": zeros, "running_var": ones}
         else:
             plan.rows_new[name] = (_first(layer, (count, *layer.weight.shape[1:]), draws), None)
@@ -58,13 +58,13 @@ def new_neurons(model: nn.Module, group: Group, count: int, draws: torch.Generat
 def _first(layer: Any, shape: tuple[int, ...], draws: torch.Generator) -> Tensor:
     """As the weights of torch's layers start: uniform within 1 / sqrt(inputs of a neuron)."""
     bound = layer.weight[0].numel() ** -0.5
-    return bound * (2 * torch.rand(shape, generator=draws) - 1)
+    return (bound * (2 * torch.rand(shape, generator=draws) - 1)).to(layer.weight)
 
 
 def _moved(layer: Any, chosen: Tensor, step: float, draws: torch.Generator) -> tuple[Any, Any]:
     """Rows of the chosen neurons, moved by the step along random directions, and against them."""
     rows = layer.weight.detach()[chosen]
-    directions = torch.randn(rows.shape, generator=draws).flatten(1)
+    directions = torch.randn(rows.shape, generator=draws).to(rows).flatten(1)
     offset = step * (directions / directions.norm(dim=1, keepdim=True)).view_as(rows)
     return (rows + offset, None), (rows - offset, None)
 

@@ -59,8 +59,9 @@ def made(network: str, widths: Sequence[int], seed: int) -> nn.Sequential:
 
 def parameters(network: str, widths: Sequence[int]) -> int:
     """Number of parameters."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in NETWORKS[network](widths).parameters())
+    pairs = sum(before * after for before, after in pairwise(widths))
+    around = 9 * widths[0] + 2 * sum(widths) + CLASSES * (widths[-1] + 1)
+    return around + (9 * pairs if network == "vgg" else pairs + (9 + 2) * sum(widths[:-1]))
 
 
 def layers_of(model: nn.Sequential) -> dict[str, nn.Conv2d]:

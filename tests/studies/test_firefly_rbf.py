@@ -151,13 +151,12 @@ def made_up(level: float, targets: int = 4) -> Curves:
     return Curves(
         [[(level + 0.1 * i) / width for width in range(1, WIDEST + 1)] for i in range(targets)],
         [list(range(1, WIDEST + 1))] * targets,
-        4.4,
     )
 
 
 def test_the_report_compares_in_pairs() -> None:
     shown = report({"Firefly": made_up(1), "other": made_up(2), "same": made_up(1)}, "Title").splitlines()
-    assert shown[4] == "| Firefly | 0.57 | 0.29 | 0.14 | 0.096 | 0.095 |  |  | 12.0 | 100 |"
+    assert shown[4] == "| Firefly | 0.57 | 0.29 | 0.14 | 0.096 | 0.095 |  |  | 12.0 |"
     assert "| 4 of 4 |" in shown[5]
     assert "| 0 of 4 | 1 |" in shown[6]
 
@@ -166,10 +165,10 @@ def test_runs_are_made_once_and_shown(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(study, "AT_ONCE", 2)
     monkeypatch.setattr(study, "CANDIDATE_STEPS", 2)
     kinds: Sequence[Run] = [run for run in study.runs(4, 5, "variance") if run.method != "firefly"]
-    assert len(kinds) == 2 * 4
+    assert len(kinds) == 2 * 5
     done = complete(kinds[:2], tmp_path / "runs.jsonl", study.measure, 1)
     done |= complete(kinds, tmp_path / "runs.jsonl", study.measure, 1)
-    assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 8
+    assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 10
     found = done[key_of(kinds[1])]
     assert [len(curve) for curve in found["losses"]] == [WIDEST] * 2
     text = study.write(tmp_path)

@@ -44,15 +44,13 @@ def _forward(norm: _BatchNorm, rest: Tensor, x: Tensor) -> Tensor:
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)
         momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        before = norm.running_mean.clone(), norm.running_var.clone()
-        _, mean, inverse = torch.native_batch_norm(
-            x, None, None, norm.running_mean, norm.running_var, True, momentum, norm.eps
-        )
-        mean = torch.where(rest, before[0], mean)
-        inverse = torch.where(rest, (before[1] + norm.eps).rsqrt(), inverse)
-        # through data: a pass of another task, whose backward is still to come, may have saved the buffers
-        norm.running_mean.data.copy_(torch.where(rest, before[0], norm.running_mean))
-        norm.running_var.data.copy_(torch.where(rest, before[1], norm.running_var))
+        moved = norm.running_mean.clone(), norm.running_var.clone()
+        _, mean, inverse = torch.native_batch_norm(x, None, None, *moved, True, momentum, norm.eps)
+        mean = torch.where(rest, norm.running_mean, mean)
+        inverse = torch.where(rest, (norm.running_var + norm.eps).rsqrt(), inverse)
+        for statistic, after in zip((norm.running_mean, norm.running_var), moved, strict=True):
+            # through data: a pass of another task, whose backward is still to come, may have saved the buffer
+            statistic.data.copy_(torch.where(rest, statistic, after))
     found: Tensor = _Normalised.apply(x, weight, bias, mean, inverse, rest, norm.eps)
     return found
 
