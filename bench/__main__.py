@@ -15,6 +15,7 @@ import bench.exactness
 import bench.firefly
 import bench.firefly_apply
 import bench.gramian
+import bench.growth
 import bench.longhorn_scan
 import bench.loss_terms
 import bench.memory_edit
@@ -41,6 +42,9 @@ times, and only within one table. A peer that is not installed is left out. On a
 - memory_edit: "floor by flops" is the sweep's matrix products over those of a training step, two products for every
   one that a step makes, and the per-sample kernels of convolutions; "÷ training step" is against the model as it is,
   though the sweep works in channels-last memory, in which a convolutional training step is faster too.
+- growth: "plain" is forward and backward of a network in training, "over-grown" those of the network with every neuron
+  split and 8 new ones in each group, to all candidates; "scores" is what all candidates' scores cost with n = 3; a
+  phase is 20 steps of the candidates, scores over 4 batches, choice and rebuilding.
 - firefly: "stack" is the library's product with [W; Δ] alone, against the two copies by torch; behind 3 x 3
   convolutions in contiguous memory stands a Winograd kernel of ours.
 - weightings: LibMTL is timed with the gradients handed to it, in single precision; to have it beside us without the
@@ -59,6 +63,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "firefly": bench.firefly.main,
     "rehearsal": bench.rehearsal.main,
     "firefly_apply": bench.firefly_apply.main,
+    "growth": bench.growth.main,
     "longhorn_scan": bench.longhorn_scan.main,
     "steps": bench.steps.main,
     "loss_terms": bench.loss_terms.main,

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.common import machine, medians, resident, table, threads
+from bench.common import machine, medians, table, threads
 from bench.replay_steps import LARGE, METHODS, bare, floor, ours, tenths
 from pcl import ReservoirMemory
 
@@ -82,9 +82,11 @@ def main() -> None:
 def long_run(steps: int = 100_000) -> None:
     """Whether a long run keeps its speed."""
     with threads(1):
-        before, found, after = resident("VmRSS"), tenths(steps), resident("VmRSS")
-    table(f"ER, 10 + 10, {steps:,} steps, steps per second by tenth", [str(i + 1) for i in range(10)], [found])
-    print(f"\nlast tenth ÷ first: {found[-1] / found[0]:.3f}; resident memory grew by {after - before:.0f} MB")
+        rates, memory = zip(*tenths(steps), strict=True)
+    table(f"ER, 10 + 10, {steps:,} steps, steps per second by tenth", [str(i + 1) for i in range(10)], [rates])
+    print(
+        f"\nlast tenth ÷ first: {rates[-1] / rates[0]:.3f}; memory grew by {memory[-1] - memory[0]:.1f} MB between them"
+    )
 
 
 if __name__ == "__main__":

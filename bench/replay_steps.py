@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
+from bench.common import resident
 from pcl import (
     AGEM,
     DER,
@@ -221,8 +222,9 @@ def network() -> nn.Module:
     return nn.Sequential(MLP(784, [400, 400]), nn.Linear(400, 10))
 
 
-def tenths(steps: int) -> list[float]:
-    """Steps per second of ER, in each tenth of a long run: the median of the hundredths in it."""
+def tenths(steps: int) -> list[tuple[float, float]]:
+    """Steps per second of ER in each tenth of a long run, the median of the hundredths in it, and resident MB at its
+    end."""
     step, found = ours("ER"), []
     for _ in range(10):
         times = []
@@ -231,5 +233,5 @@ def tenths(steps: int) -> list[float]:
             for _ in range(steps // 100):
                 step()
             times.append((time.perf_counter() - start) / (steps // 100))
-        found.append(1 / statistics.median(times))
+        found.append((1 / statistics.median(times), resident("VmRSS")))
     return found

@@ -93,8 +93,8 @@ class RunConfig:
     memory_storage: str | None = None
     """folder, or device such as cpu, in which the reservoir keeps its samples; default: the model's device"""
     retrieval: RetrievalName | None = None
-    """which stored samples come back: any, the most interfered of five times as many, or as many of every task or
-    class. Default: mir for mir, random for the others"""
+    """which stored samples come back: any, the most interfered of five times as many (mir-finished: of tasks that are
+    not in training), or as many of every task or class. Default: mir for mir, random for the others"""
     memory_tasks: MemoryTasks | None = None
     """one: the memory is one task; each: one for every finished task. Default: each for gem, one for the others"""
     head: Head | None = None

@@ -33,7 +33,7 @@ MemoryName = Literal[
     "generative",
     "none",
 ]
-RetrievalName = Literal["random", "mir", "task-balanced", "class-balanced"]
+RetrievalName = Literal["random", "mir", "mir-finished", "task-balanced", "class-balanced"]
 InferenceName = Literal["model", "nearest-mean", "from-scratch"]
 
 
@@ -128,6 +128,11 @@ RETRIEVALS: dict[RetrievalName, RetrievalSpec] = {
     "random": RetrievalSpec(lambda count, lr: None, "every stored sample alike", "experience replay"),
     "mir": RetrievalSpec(
         lambda count, lr: MIR(5 * count, lr=lr), "the most interfered of five times as many", "Aljundi et al. 2019"
+    ),
+    "mir-finished": RetrievalSpec(
+        lambda count, lr: MIR(5 * count, lr=lr, finished_only=True),
+        "the same among samples of tasks that are not in training",
+        "its released code",
     ),
     "task-balanced": RetrievalSpec(lambda count, lr: Balanced("task"), "as many of every task", "stratified draw"),
     "class-balanced": RetrievalSpec(lambda count, lr: Balanced("class"), "as many of every class", "stratified draw"),

@@ -42,6 +42,7 @@ from pcl.training.growth import Grow, GrowWhen, Trigger
 from pcl.training.record import CHECKPOINT, RunRecorder
 from pcl.training.trainer import MakeOptimizer, Trainer
 from pcl.training.work import Work
+from pcl.without_effect import refuse_without_effect
 
 COUNTED_STEPS = 10
 
@@ -52,8 +53,10 @@ def start(config: RunConfig, folder: Path, callbacks: Sequence[object] = ()) -> 
     Raises:
         FileExistsError: if the folder exists and is not empty.
         OSError: if it cannot be written.
-        FileNotFoundError, ValueError: for missing or bad data; the folder is not made then.
+        FileNotFoundError, ValueError: for missing or bad data, or a setting that the run would not read; the folder is
+            not made then.
     """
+    refuse_without_effect(config)
     config = config.resolved()
     scenario, trainer = build(config)
     if folder.exists() and any(folder.iterdir()):
@@ -154,7 +157,8 @@ def build(
     options = WeightingOptions(config.scale, config.temperature, config.seed, config.lower)
     lr = config.lr
     edit: Edit | BeforeUpdate | None = None
-    if config.optimizer == "bgd" and (config.retrieval == "mir" or method.edit in ("gmed", "hindsight")):
+    looks_ahead = config.retrieval in ("mir", "mir-finished")
+    if config.optimizer == "bgd" and (looks_ahead or method.edit in ("gmed", "hindsight")):
         raise ValueError(
             "optimizer: the lr of bgd is a factor and not the length of a step, by which MIR and GMED look ahead; take "
             "another optimizer, or set pcl.MIR(lr=...) and pcl.GMEDEdit(lr=...) from Python"
@@ -162,7 +166,7 @@ def build(
     if method.edit:
         edit = EDITS[method.edit].make(config.edit_alpha, config.edit_beta, lr, config.seed)
         if config.edit_when == "before":  # GMED leaves alone what MIR has picked (Sec. 4.4)
-            edit = BeforeUpdate(edit, "others" if config.retrieval == "mir" else "recalled")
+            edit = BeforeUpdate(edit, "others" if looks_ahead else "recalled")
     inference = INFERENCES[config.inference]
     terms = []
     if method.loss_term is not None:
@@ -339,10 +343,12 @@ def _storage(name: str) -> Path | torch.device:
 
     Raises:
         ValueError: for a device that cannot be used.
+        PermissionError: for a folder that cannot be made or written.
     """
     try:
         torch.device(name)
     except RuntimeError:
+        _check_writable(Path(name), "memory_storage: cannot keep samples in")
         return Path(name)
     return _device(name)
 
@@ -353,8 +359,13 @@ def free_folder(parent: Path, name: str) -> Path:
     Raises:
         PermissionError: if ``parent`` cannot be written.
     """
-    above = next(path for path in [parent, *parent.absolute().parents] if path.exists())
-    if not os.access(above, os.W_OK) or not above.is_dir():
-        raise PermissionError(f"cannot make run folders in {parent}: {above} is not a writable folder")
+    _check_writable(parent, "cannot make run folders in")
     candidates = (parent / (name if i == 1 else f"{name}-{i}") for i in range(1, 10_000))
     return next(path for path in candidates if not path.exists())
+
+
+def _check_writable(folder: Path, failing: str) -> None:
+    """Refuse a folder that cannot be written, or made."""
+    above = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    if not os.access(above, os.W_OK) or not above.is_dir():
+        raise PermissionError(f"{failing} {folder}: {above} is not a writable folder")

@@ -128,7 +128,8 @@ def _spec(content: dict[str, Any], stem: str) -> ScenarioSpec:
     if "starts" in content:
         timeline = tuple(_of(int, "starts", start) for start in content["starts"])
     elif timeline not in ("random", "serial", "together"):
-        raise ValueError(f"timeline: expected 'random', 'serial' or 'together', got {timeline!r}")
+        hint = "; for all samples in one stream, in random order, write blur = inf" if timeline == "iid" else ""
+        raise ValueError(f"timeline: expected 'random', 'serial' or 'together', got {timeline!r}{hint}")
     defaults: dict[str, Any] = {key: value for key, value in DEFAULTS.items() if key != "hidden"}
     backbone, features = _backbone(training)
     return ScenarioSpec(

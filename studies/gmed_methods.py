@@ -25,6 +25,7 @@ from pcl import (
 from pcl.memory.base import Memory, MemoryBatch, distinct
 from pcl.memory.incoming import Incoming
 from studies.gmed_benchmarks import BENCHMARKS
+from studies.gss_by_batches import GSSByBatches
 
 BATCH = 10
 LEARNING_RATE = 0.05
@@ -133,6 +134,7 @@ VARIANTS: dict[str, Compose] = {
     "HAL with a reservoir": lambda run: _replay(loss_terms=[HAL(lr=LEARNING_RATE, seed=run.seed)]),
     "GSS-Greedy, compared with 3": lambda run: _replay(memory=GSSGreedy(MEMORY, compared=3)),
     "GSS-Greedy, compared with 100": lambda run: _replay(memory=GSSGreedy(MEMORY, compared=100)),
+    "GSS-Greedy of the released code": lambda run: _replay(memory=GSSByBatches(MEMORY)),
     "MIR of other tasks": lambda run: _replay(retrieval=MIROfOtherTasks(50, lr=LEARNING_RATE)),
     "MIR of other tasks + GMED": lambda run: _mir_gmed(run, MIROfOtherTasks(50, lr=LEARNING_RATE)),
     "MIR + GMED, stride 1": lambda run: _mir_gmed(run, stride=1.0),

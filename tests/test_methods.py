@@ -190,3 +190,12 @@ def test_published_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> Non
     for name in (*NAMED, *MEMORIES):
         assert name in shown
     assert "--method sum+der++" in shown
+
+
+def test_gmed_leaves_alone_what_retrieval_has_picked() -> None:
+    for retrieval in ("mir", "mir-finished"):
+        t = made(method="er+gmed", retrieval=retrieval)
+        assert isinstance(t.retrieval, MIR)
+        assert t.retrieval.finished_only == (retrieval == "mir-finished")
+        assert isinstance(t.edit, BeforeUpdate)
+        assert t.edit.samples == "others"

@@ -89,6 +89,36 @@ def test_a_stream_without_end() -> None:
     assert trainer.ended_at == {"pump": 2}  # 3 windows of 50 steps in each of 8 positions
 
 
+def test_a_network_that_grows() -> None:
+    torch.manual_seed(0)
+    data = [(torch.randn(20, 40), torch.randint(3, (20,))) for _ in range(4)]
+    names: dict[str, object] = {"pcl": pcl, "torch": torch, "data": data}
+    names["cross_entropy"] = torch.nn.functional.cross_entropy
+    exec(blocks("README.md")[5], names)
+    growth, network = names["growth"], names["network"]
+    assert isinstance(growth, pcl.Growth)
+    assert growth.neurons == 6
+    assert growth.loss_after < growth.loss_before
+    assert isinstance(network, torch.nn.Sequential)
+    assert network(data[0][0]).shape == (20, 3)
+
+
+def test_tasks_on_a_network_that_grows() -> None:
+    torch.manual_seed(0)
+    names: dict[str, object] = {"pcl": pcl, "torch": torch}
+    exec(blocks("README.md")[6], names)
+    trainer = names["trainer"]
+    assert isinstance(trainer, pcl.Trainer)
+    assert isinstance(trainer.model, pcl.GrowingModel)
+    before = trainer.model.widths
+    for task, classes in (("animals", [0, 1, 2]), ("plants", [3, 4])):
+        y = torch.tensor(classes)[torch.randint(len(classes), (300,))]
+        x = torch.nn.functional.one_hot(y, 10).float().repeat(1, 4) + 0.3 * torch.randn(300, 40)
+        trainer.add(pcl.Stream(task, list(zip(x.split(20), y.split(20), strict=True)), classes=classes))
+    trainer.fit()
+    assert sum(trainer.model.widths.values()) > sum(before.values())
+
+
 def test_the_table_of_rehearsal() -> None:
     """The README repeats what the study has written."""
     assert (ROOT / "studies/results/gmed_table/table.md").read_text() in (ROOT / "README.md").read_text()

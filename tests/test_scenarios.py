@@ -225,7 +225,8 @@ def test_a_file_runs_on_nothing_but_what_its_fingerprint_names(tmp_path: Path) -
         ("[split]", "tasks"),
         ("split = 5", r"\[split\]: expected a table"),
         ("colour = 1\n[split]\ntasks = 5", "unknown colour"),
-        ("timeline = 'late'\n[split]\ntasks = 5", "got 'late'"),
+        ("timeline = 'late'\n[split]\ntasks = 5", "got 'late'$"),
+        ("timeline = 'iid'\n[split]\ntasks = 5", "got 'iid'; .* write blur = inf"),
         ("starts = [0, 'x']\n[split]\ntasks = 5", "starts: expected int"),
         ("[[tasks]]\nname = 'a'", "expected classes"),
         ("[[tasks]]\nclasses = [0]\nrotate = 1.0\npermute = 2", "at most one of permute, rotate"),
@@ -309,3 +310,15 @@ def test_stated_starts_do_not_hold_a_search_up(tmp_path: Path) -> None:
     trial = plan.trial(plan.entries[0], 1e-3, plan.validation_case(0), validation=True)
     assert trial.config("data").timeline == "random"
     assert plan.trial(plan.entries[0], 1e-3, plan.cases[0]).config("data").resolved().starts == (0, 100)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_starts_that_were_stated_for_all_images_are_drawn_for_fewer(share: float) -> None:
+    """A quarter of the images would be gone long before the next start."""
+    spec, starts = SCENARIOS["split-digits"], (0, 60, 120, 180, 240)
+    data = spec.load(Path())
+    found = spec.build("split-digits", data, timeline=starts, share=share).timeline.starts
+    drawn = spec.build("split-digits", data, timeline="random", share=share).timeline.starts
+    assert tuple(found) == (starts if share == 1 else tuple(drawn))
+    named = spec.build("split-digits", data, timeline="serial", share=share).timeline
+    assert all(start == end + 1 for start, end in zip(named.starts[1:], named.ends, strict=False))

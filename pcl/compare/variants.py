@@ -6,6 +6,7 @@ from typing import Any
 
 from pcl.config import RunConfig, check_name
 from pcl.methods import METHODS
+from pcl.without_effect import refuse_without_effect
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,7 +28,8 @@ def variant(text: str) -> tuple[str, dict[str, Any]]:
     Values are written as in a settings file; text may go without quotes. They go before those of the comparison.
 
     Raises:
-        ValueError: for an unknown method or setting, one that all methods share, one without a value, or a bad value.
+        ValueError: for an unknown method or setting, one that all methods share or this one does not read, one without
+            a value, or a bad value.
     """
     name, colon, rest = text.partition(":")
     check_name("methods", name, tuple(METHODS))
@@ -39,7 +41,7 @@ def variant(text: str) -> tuple[str, dict[str, Any]]:
         if not equals or not value:
             raise ValueError(f"{text}: setting {key!r} has no value; write {key}=VALUE")
         settings[key] = _value(value)
-    RunConfig(method=name, **settings)  # refuses bad values
+    refuse_without_effect(RunConfig(method=name, **settings))  # refuses bad values too
     return name, settings
 
 

@@ -32,9 +32,10 @@ def is_image_folder(folder: Path) -> bool:
 def load_folder(folder: Path, size: int) -> ImageData:
     """The images of a folder, brought to ``size`` x ``size`` pixels.
 
-    Every image is scaled until it covers the square, and what stands out is cut off evenly. Images are grey if the
-    first of every class is, otherwise coloured. Classes are numbered in the order of their names; those of the test
-    part must be among those of the training part. An image may lie in folders below that of its class.
+    Every image is turned as its camera has noted (EXIF), and scaled until it covers the square, and what stands out
+    is cut off evenly. Images are grey if the first of every class is, otherwise coloured. Classes are numbered in
+    the order of their names; those of the test part must be among those of the training part. An image may lie in
+    folders below that of its class.
 
     The first time all are decoded into ``folder/decoded-<size>``; that is mapped into memory from then on, and made
     anew when files have come, gone or changed.
@@ -56,6 +57,7 @@ def load_folder(folder: Path, size: int) -> ImageData:
     source = {
         "folder": folder.name,
         "size": size,
+        "turned": True,  # unlike copies that were made before EXIF data were heeded
         "files": _listing(folder, [f for part in files.values() for f in part]),
     }
     target = folder / f"decoded-{size}"
@@ -72,10 +74,11 @@ def load_folder(folder: Path, size: int) -> ImageData:
 
 
 def as_pixels(image: "Image", size: int | None, grey: bool) -> NDArray[np.uint8]:
-    """An image of Pillow as ``(H, W)`` or ``(H, W, 3)`` uint8, scaled and cut to a square if ``size`` says so."""
+    """An image of Pillow as ``(H, W)`` or ``(H, W, 3)`` uint8, turned as its EXIF data say, scaled and cut to a square
+    if ``size`` says so."""
     from PIL import Image, ImageOps
 
-    image = image.convert("L" if grey else "RGB")
+    image = ImageOps.exif_transpose(image).convert("L" if grey else "RGB")
     if size is not None and image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     return np.asarray(image)

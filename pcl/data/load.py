@@ -74,6 +74,12 @@ def unpack(name: str, data_root: Path, into: Path) -> Path:
     return folder
 
 
+def is_there(name: str, data_root: Path) -> bool:
+    """Whether :func:`load_images` would find a set without a download."""
+    folder = data_root / name
+    return (folder / INDEX).is_file() or (data_root / f"{name}.npz").is_file() or is_image_folder(folder)
+
+
 def whereabouts(name: str, data_root: Path) -> str:
     """Where :func:`load_images` would find a set, for people."""
     folder = data_root / name

@@ -159,6 +159,19 @@ class LooksAhead(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksModel(Protocol):
+    """What a term has that does not work with every model."""
+
+    def check_model(self, model: ContinualModel) -> None:
+        """Refuse it, before any step.
+
+        Raises:
+            ValueError: saying why.
+        """
+        ...
+
+
 class Unobserving:
     """The method of a term that does not look at batches when they have been used."""
 

@@ -57,18 +57,17 @@ class DER(Unobserving):
         self.cross_entropy = beta
         self.own_draw = beta > 0
 
-    def losses(self, samples: Samples) -> Tensor | None:
-        """alpha |z - z*|^2 / C of every sample of the memory, ``(B,)``; None for those of streams.
-
-        Raises:
-            ValueError: for a model that carries its state from batch to batch.
-        """
-        recalled = samples.recalled
-        if samples.model.carry is not None:
+    def check_model(self, model: ContinualModel) -> None:
+        """Refuse one that carries its state from batch to batch; see :class:`pcl.losses.base.ChecksModel`."""
+        if model.carry is not None:
             raise ValueError(
                 "DER: stored logits were given with the state that the model carries, and a stored sample is replayed "
                 "without it; leave out DER or `carry`"
             )
+
+    def losses(self, samples: Samples) -> Tensor | None:
+        """alpha |z - z*|^2 / C of every sample of the memory, ``(B,)``; None for those of streams."""
+        recalled = samples.recalled
         if recalled is None or recalled.logits is None:
             return None
         now = samples.logits

@@ -72,7 +72,9 @@ class HAL:
         self.lr, self.steps, self.batch = lr, steps, batch
         self._draws = generator(seed, "hindsight anchors")
         self._noted: dict[str, Tensor] = {}  # mean features of the step's batches
+        self._met_now: dict[str, Tensor] = {}  # which of the task's classes the step's batches have, bool
         self._features: dict[str, Tensor] = {}  # those of the tasks in training
+        self._met: dict[str, Tensor] = {}  # which classes they have shown
         self._names: tuple[str, ...] = ()
         self._x = torch.empty(0)  # anchors (n, ...)
         self._task = torch.empty(0, dtype=torch.int64)  # (n,) index into names
@@ -80,7 +82,7 @@ class HAL:
 
     @property
     def anchors(self) -> Tensor:
-        """``(n, ...)``, one for every class of every finished task, in their order."""
+        """``(n, ...)``, one for every class that a finished task has shown, in their order."""
         return self._x
 
     def gradient_ahead(self, model: ContinualModel, parameters: Mapping[str, Tensor], gradient: Gradient) -> Gradient:
@@ -98,18 +100,19 @@ class HAL:
                 found = torch.autograd.grad(self.strength * apart.mean(), moving, allow_unused=True)
         return list(found)
 
-    def losses(self, samples: Samples) -> Tensor | None:
-        """Nothing is added to the losses of samples; the features of a batch are noted for :meth:`observe`.
-
-        Raises:
-            ValueError: for a model that carries its state from batch to batch.
-        """
-        if samples.model.carry is not None:
+    def check_model(self, model: ContinualModel) -> None:
+        """Refuse one that carries its state from batch to batch; see :class:`pcl.losses.base.ChecksModel`."""
+        if model.carry is not None:
             raise ValueError(
-                "HAL: anchors are images on their own, without the state that the model carries; leave it out"
+                "HAL: anchors are images on their own, without the state that the model carries; leave out HAL or "
+                "`carry`"
             )
+
+    def losses(self, samples: Samples) -> Tensor | None:
+        """Nothing is added to the losses of samples; the features of a batch are noted for :meth:`observe`."""
         if samples.recalled is None and torch.is_grad_enabled():  # a look at losses after the update has no gradients
             self._noted[samples.task] = samples.features.detach().mean(dim=0)
+            self._met_now[samples.task] = samples.model.class_hit(samples.y, samples.task).any(dim=0)
         return None
 
     def observe(self, task: str, x: Tensor, y: Tensor) -> None:
@@ -117,10 +120,13 @@ class HAL:
         now, before = self._noted[task], self._features.get(task)
         before = torch.zeros_like(now) if before is None else before
         self._features[task] = self.decay * before + (1 - self.decay) * now
+        met = self._met_now[task]
+        self._met[task] = met | self._met[task] if task in self._met else met
 
     def anchor(self, model: ContinualModel, task: str, memory: Memory | None, shape: torch.Size) -> None:
         """The task has ended: find its anchors; see :class:`pcl.losses.base.LooksAhead`."""
-        mean, classes = self._features.pop(task), model.task_classes[task]
+        mean, declared = self._features.pop(task), model.task_classes[task]
+        classes = [c for c, met in zip(declared, self._met.pop(task).tolist(), strict=True) if met]
         later = self._forgetful(model, task, memory)
         y = torch.tensor(classes, device=mean.device)
         like = next(model.backbone.parameters())
@@ -134,7 +140,7 @@ class HAL:
                 forgotten = later.losses(x, y, task) - now.feature_losses(features, y, task)
                 (slope,) = torch.autograd.grad((forgotten - self.gamma * apart).sum(), x)
             x = (x + self.lr * slope).detach()
-        owner, width = torch.full_like(y, len(self._names)), torch.full_like(y, len(y))
+        owner, width = torch.full_like(y, len(self._names)), torch.full_like(y, len(declared))
         self._names = (*self._names, task)
         self._x = torch.cat([self._x, x]) if len(self._x) else x
         self._task = torch.cat([self._task.to(owner.device), owner])
@@ -182,6 +188,7 @@ class HAL:
             "task": self._task,
             "width": self._width,
             "features": dict(self._features),
+            "met": dict(self._met),
             "draws": self._draws.get_state(),
         }
 
@@ -190,5 +197,7 @@ class HAL:
         device = next(model.parameters()).device
         self._names = tuple(state["names"])
         self._x, self._task, self._width = (state[name].to(device) for name in ("x", "task", "width"))
-        self._features = {task: mean.to(device) for task, mean in state["features"].items()}
+        self._features, self._met = (
+            {task: of_task.to(device) for task, of_task in state[name].items()} for name in ("features", "met")
+        )
         self._draws.set_state(state["draws"])

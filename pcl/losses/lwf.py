@@ -41,13 +41,12 @@ class LwF(Unobserving):
         self._teacher = Teacher()
         self._columns: dict[str, Tensor] = {}  # by task whose logits are compared: which of their columns
 
-    def losses(self, samples: Samples) -> Tensor | None:
-        """See above, ``(B,)``; None before a task has ended.
+    def check_model(self, model: ContinualModel) -> None:
+        """Refuse one that carries its state from batch to batch; see :class:`pcl.losses.base.ChecksModel`."""
+        refuse_carried_state(model, "LwF")
 
-        Raises:
-            ValueError: for a model that carries its state from batch to batch.
-        """
-        refuse_carried_state(samples.model, "LwF")
+    def losses(self, samples: Samples) -> Tensor | None:
+        """See above, ``(B,)``; None before a task has ended."""
         teacher = self._teacher.model
         if teacher is None or is_memory(samples.task):
             return None

@@ -43,13 +43,12 @@ class SigmoidDistillation(Unobserving):
         self._teacher = Teacher()
         self._columns: dict[tuple[str, ...], dict[str, Tensor]] = {}  # by tasks so far, then by task: see _distilled
 
-    def losses(self, samples: Samples) -> Tensor | None:
-        """See above, ``(B,)``; None before a task has ended.
+    def check_model(self, model: ContinualModel) -> None:
+        """Refuse one that carries its state from batch to batch; see :class:`pcl.losses.base.ChecksModel`."""
+        refuse_carried_state(model, "SigmoidDistillation")
 
-        Raises:
-            ValueError: for a model that carries its state from batch to batch.
-        """
-        refuse_carried_state(samples.model, "SigmoidDistillation")
+    def losses(self, samples: Samples) -> Tensor | None:
+        """See above, ``(B,)``; None before a task has ended."""
         teacher = self._teacher.model
         columns = self._distilled(samples.model)
         if teacher is None or not columns:

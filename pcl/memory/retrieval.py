@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pcl.devices import to_device
-from pcl.memory.base import Memory, MemoryBatch
+from pcl.memory.base import Memory, MemoryBatch, Table, distinct
 from pcl.memory.incoming import Incoming, moved
 from pcl.models.modes import evaluation_mode
 
@@ -38,22 +38,26 @@ class MIR:
     :attr:`pcl.memory.incoming.Incoming.gradient`. Samples whose losses rise alike come in the order of the draw. While
     no more than ``count`` are stored all come back, unranked.
 
-    The released code leaves out candidates of the tasks in training, which streams without tasks cannot have; nothing
-    is left out here.
+    Candidates of the tasks in training, which streams without tasks cannot tell from others, are drawn too. With
+    ``finished_only`` they are left out, as in the released code; while nothing else is stored, samples come back at
+    random. That costs O(n log n) for n stored samples.
 
     Args:
         candidates: how many are drawn.
         lr: learning rate of the step ahead.
+        finished_only: whether candidates are of tasks alone that do not take part in the step.
 
     Raises:
         ValueError: for candidates < 1 or lr <= 0, and in a step that wants more samples than there are candidates.
+        TypeError: in a step, for a memory that does not know its samples by task, where ``finished_only`` asks.
     """
 
-    def __init__(self, candidates: int = 50, *, lr: float) -> None:
+    def __init__(self, candidates: int = 50, *, lr: float, finished_only: bool = False) -> None:
         if candidates < 1 or not lr > 0:
             raise ValueError(f"MIR: expected candidates >= 1 and lr > 0, got {candidates} and {lr}")
         self.candidates = candidates
         self.lr = lr
+        self.finished_only = finished_only
 
     def __call__(self, memory: Memory, incoming: Incoming, count: int, draws: torch.Generator) -> MemoryBatch:
         """See :class:`Retrieval`."""
@@ -62,7 +66,11 @@ class MIR:
                 f"MIR: {count} samples are to be chosen from {self.candidates} candidates; take more candidates, "
                 "several times as many, or a smaller memory_batch"
             )
-        drawn = memory.sample(self.candidates, draws)
+        rows = _finished(memory, incoming) if self.finished_only else None
+        if rows is not None and len(rows) == 0:
+            return memory.sample(count, draws)
+        at = None if rows is None else rows[distinct(self.candidates, len(rows), draws)]
+        drawn = memory.sample(self.candidates, draws) if at is None else memory.take(at)
         if len(drawn.y) <= count:
             return drawn
         rise = self.rise(drawn, incoming)
@@ -78,7 +86,23 @@ class MIR:
 
     def settings(self) -> dict[str, Any]:
         """See :class:`Retrieval`."""
-        return {"kind": "MIR", "candidates": self.candidates, "lr": self.lr}
+        return {
+            "kind": "MIR",
+            "candidates": self.candidates,
+            "lr": self.lr,
+            "finished_only": self.finished_only,
+        }
+
+
+def _finished(memory: Memory, incoming: Incoming) -> Tensor:
+    """The rows ``(m,)`` on the CPU of tasks that do not take part in the step."""
+    if not isinstance(memory, Table):
+        raise TypeError(
+            f"MIR: finished_only needs a memory that knows its samples by task, such as ReservoirMemory; "
+            f"{type(memory).__name__} does not derive from pcl.memory.base.Table"
+        )
+    rows = [part for task, part in memory.rows_by_task() if memory.names[task] not in incoming.batches]
+    return torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64)
 
 
 Group = Literal["task", "class"]

@@ -296,6 +296,10 @@ class ContinualModel(nn.Module):
         """Whether a column is the sample's class, ``(B, columns)``."""
         return y[:, None] == self._on_device(self.columns(task), y.device)
 
+    def class_hit(self, y: Tensor, task: str) -> Tensor:
+        """Whether a class of the task, in the order in which they were declared, is the sample's, ``(B, classes)``."""
+        return y[:, None] == self._on_device(self.task_classes[task], y.device)
+
     def _owned(self, names: Sequence[str], device: torch.device) -> Tensor:
         """1 where a column, of those all tasks share, is a class of the task, else 0; ``(tasks, columns)``."""
         owned = [int(c in self.task_classes[name]) for name in names for c in self.columns(name)]

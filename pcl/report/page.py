@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcl.notices import say_once
 from pcl.report import summary
 from pcl.report.run import Run, read_run
 from pcl.streams.stream import is_memory
@@ -152,7 +153,11 @@ def _plots(run: Run) -> list[Plot]:
             "Rows of stored images before editing, after editing, and their difference.",
             lambda look: plots.memory_samples(images.before, images.after, labels, images.gradient, look=look),
         )  # fmt: skip
-    panels = clouds.clouds(run)
+    try:
+        panels = clouds.clouds(run)
+    except ImportError as error:  # the rest of the report needs nothing of it
+        say_once(f"the report is without the figure of features: {error}")
+        panels = []
     if panels:
         add(
             "features", "Features of finished tasks", clouds.caption(run),

@@ -1,7 +1,5 @@
 """From task gradients to the direction of a step."""
 
-from typing import cast
-
 from torch import Tensor
 
 from pcl.gradients.grouped import GroupedGradients
@@ -43,6 +41,6 @@ def direction(
         check_weight_shape(weights, names)
         return found.combine(weights), found.to_tasks(weights)
     # mypy does not see that it is no GradientWeighting; the Gramian is None where it needs none
-    weights = cast(Weighting, weighting)(cast(Tensor, gram), found.losses, found.tasks)
+    weights = weighting(gram, found.losses, found.tasks)  # type: ignore[operator, arg-type]
     check_weight_shape(weights, found.tasks)
     return found.combine(weights), weights

@@ -151,8 +151,9 @@ class Grow:
         Returns:
             The record of the growth, as callbacks get it; None if none of the tasks has a batch left to grow on.
             ``kind``, ``step``, ``tasks``; ``gained`` by group, how many neurons were ``split``, ``copied`` and ``new``;
-            ``widths``, ``neurons`` and ``parameters`` of backbone and heads before and after, in pairs; ``predicted``
-            and ``measured``, by how much the objective falls, on these samples in evaluation mode.
+            ``widths``, ``neurons`` and ``parameters`` of backbone and heads before and after, in pairs; ``measured``,
+            by how much the objective falls on these samples in evaluation mode, and ``predicted``, the same to first
+            order: the sum of the gains of what was chosen.
 
         Raises:
             TypeError: for a model that cannot grow.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pcl.gradients.result import Gradient
-from pcl.losses.base import FollowsPath, LooksAhead, LossTerm, Penalty, Replays, Samples, SampleTerm
+from pcl.losses.base import ChecksModel, FollowsPath, LooksAhead, LossTerm, Penalty, Replays, Samples, SampleTerm
 from pcl.memory.base import Memory
 from pcl.models.continual import ContinualModel
 
@@ -22,13 +22,15 @@ class LossTerms:
 
     Raises:
         TypeError: for anything else, such as a name or a class.
-        ValueError: if two of them say how the memory is replayed.
+        ValueError: if two of them say how the memory is replayed, or one does not work with the model.
     """
 
     def __init__(self, model: ContinualModel, terms: Sequence[LossTerm]) -> None:
         for term in terms:
             if isinstance(term, type) or not isinstance(term, (Penalty, SampleTerm)):
                 raise TypeError(f"trainer: expected loss terms, such as pcl.EWC(100.0), got {term!r}")
+            if isinstance(term, ChecksModel):
+                term.check_model(model)
         self._model = model
         self._terms = tuple(terms)
         self._penalties = [term for term in terms if isinstance(term, Penalty)]
@@ -65,9 +67,10 @@ class LossTerms:
         factor = 1.0 if self.replays is None else self.replays.cross_entropy
         losses = factor * cross_entropy()[:count] if factor else samples.features.new_zeros(count)
         mean_of_own: Tensor | None = None
+        replaying: object = self.replays
         for term in self._of_samples:
             added = term.losses(samples)
-            if added is not None and term is self.replays and count < len(added):
+            if added is not None and term is replaying and count < len(added):
                 mean_of_own = added[count:].mean()
             elif added is not None:
                 losses = losses + added[:count]

@@ -57,7 +57,7 @@ def recall(trainer: "Trainer", batches: Mapping[str, Sequence[Batch]]) -> Recall
     with evaluation_mode(trainer.model) if looks_ahead else nullcontext():  # once for all who look
         at_random = memory.sample if trainer.memory_tasks == "one" else memory.sample_each
         found = at_random(count, draws) if retrieval is None else retrieval(memory, incoming, count, draws)
-        recalled = _unsettled(trainer.model, found)
+        recalled = _unsettled(trainer.model, found, trainer.memory_batch)
         replays = trainer.loss_terms.replays
         drawn = at_random(count, draws) if replays is not None and replays.own_draw else None
         if not isinstance(edit, BeforeUpdate) or recalled is None:
@@ -68,12 +68,14 @@ def recall(trainer: "Trainer", batches: Mapping[str, Sequence[Batch]]) -> Recall
     return Recall(replace(recalled, x=edited.after) if edit.samples == "recalled" else recalled, drawn, edited)
 
 
-def _unsettled(model: ContinualModel, batch: MemoryBatch) -> MemoryBatch | None:
-    """The samples of tasks that still learn; None if there are none."""
+def _unsettled(model: ContinualModel, batch: MemoryBatch, size: int) -> MemoryBatch | None:
+    """The samples of tasks that still learn; None if there are none. In parts of ``size`` none of them is left alone,
+    as BatchNorm refuses a single sample."""
     settled = [i for i, name in enumerate(batch.names) if model.settled(name)]
     if not settled:
         return batch
     rows = torch.isin(batch.task, torch.tensor(settled, device=batch.task.device), invert=True).nonzero()[:, 0]
+    rows = rows[: len(rows) - (len(rows) % size == 1)]
     return batch.take(rows) if len(rows) else None
 
 

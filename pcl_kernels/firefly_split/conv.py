@@ -21,9 +21,12 @@ from pcl_kernels.firefly_split.layout import addresses, wide
 from pcl_kernels.firefly_split.op import _backward_op, split
 from pcl_kernels.memory_edit.layout import threads_for
 
+#: inputs times neurons up to which the transformed weights, 128 bytes for each, stay in the second-level cache
+LARGEST = 8192
+
 
 def suits(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> bool:
-    """Whether this is a convolution of the kernel's kind, on float32 CPU tensors."""
+    """Whether this is a convolution of the kernel's kind, on float32 CPU tensors, and not too wide."""
     return (
         tuple(weight.shape[2:]) == (3, 3)
         and x.is_cpu
@@ -32,6 +35,7 @@ def suits(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -
         and not isinstance(padding, str)
         and min(n + 2 * p - 2 for n, p in zip(x.shape[2:], pair(padding), strict=True)) > 0
         and min(x.numel(), weight.numel()) > 0
+        and weight.shape[0] * weight.shape[1] <= LARGEST
     )
 
 

@@ -31,8 +31,8 @@ def firefly_split_forward(
     """y = (act(s (a + ε d) + t) + act(s (a + mirror ε d) + t)) / 2 with a = W x + b and d = Δ x + β.
 
     One pass of the library over x for both (linear.py, or a convolution with the stacked weights [W; Δ]), then
-    `firefly_split`. For 3 x 3 convolutions of stride 1 on float32 CPU tensors all is one kernel; conv.py says with
-    which roundings.
+    `firefly_split`. For thin 3 x 3 convolutions of stride 1 on float32 CPU tensors all is one kernel; conv.py says
+    with which roundings.
 
     Args:
         x: `(..., n)` for a Linear layer, `(B, n, H, W)` for a convolution; float32, float64, float16 or bfloat16.

@@ -29,6 +29,7 @@ from rich.console import Console
 
 from pcl.compare import Plan, compare
 from pcl.compare.trial import measure
+from pcl.data.load import is_there
 from pcl.scenarios import SCENARIOS
 from studies.emgd_tables import RESULTS, curves, learning, switches, tables
 from studies.emgd_tables.curves import CURVES
@@ -169,7 +170,7 @@ def main() -> None:
         for scenario in offered:
             if given.scenario is not None and scenario not in given.scenario:
                 continue
-            if scenario not in SCENARIOS or not (Path(given.data_root) / f"{SCENARIOS[scenario].file}.npz").is_file():
+            if scenario not in SCENARIOS or not is_there(SCENARIOS[scenario].file, Path(given.data_root)):
                 print(f"{scenario}: its images are not in {given.data_root}; left out")
             else:
                 yield scenario

@@ -11,8 +11,8 @@ from pcl.run import build
 
 def test_settings_stand_behind_the_name() -> None:
     assert variant("emgd-gmc") == ("emgd-gmc", {})
-    assert variant("emgd-gmc:temperature=5,memory=shared,edit_alpha=1e-3,cuda_graph=true") == (
-        "emgd-gmc",
+    assert variant("emgd-gmc+me:temperature=5,memory=shared,edit_alpha=1e-3,cuda_graph=true") == (
+        "emgd-gmc+me",
         {"temperature": 5, "memory": "shared", "edit_alpha": 1e-3, "cuda_graph": True},
     )
 

@@ -36,6 +36,19 @@ def test_images_are_cut_evenly(tmp_path: Path) -> None:
     assert (load_folder(tmp_path, 8).x_train[0] == 200).all()
 
 
+def test_images_are_turned_as_their_camera_has_noted(tmp_path: Path) -> None:
+    """Orientation 6: the top of the scene is the right side of the pixels."""
+    write_folder(tmp_path)
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    pixels[:, 4:] = 200
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(tmp_path / "train" / "a" / "0.png", exif=exif)
+    turned = load_folder(tmp_path, 8).x_train[0]
+    assert (turned[:, :4] == 0).all()
+    assert (turned[:, 4:] == 200).all()
+
+
 def test_one_coloured_class_makes_all_coloured(tmp_path: Path) -> None:
     write_folder(tmp_path, "L")
     picture(70).save(tmp_path / "train" / "b" / "0.png")

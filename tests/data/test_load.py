@@ -8,7 +8,7 @@ import pytest
 
 from pcl import cli
 from pcl.data.download import download
-from pcl.data.load import load_images, unpack, whereabouts
+from pcl.data.load import is_there, load_images, unpack, whereabouts
 from pcl.data.rows import Rows
 from tests.data.image_files import hugging_face, torchvision, write_folder
 
@@ -123,10 +123,13 @@ def test_unknown_sets_are_refused(tmp_path: Path) -> None:
 
 def test_where_sets_are(tmp_path: Path, calls: list[str]) -> None:
     assert whereabouts("cifar10", tmp_path) == "not there; pcl download cifar10"
+    assert not is_there("cifar10", tmp_path)
     download("cifar10", tmp_path)
     assert whereabouts("cifar10", tmp_path).endswith("cifar10, 0 MB")
+    assert is_there("cifar10", tmp_path)
     write_folder(tmp_path / "mine")
     assert whereabouts("mine", tmp_path).endswith("mine, images")
+    assert is_there("mine", tmp_path)
 
 
 def test_the_sets_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str], calls: list[str]) -> None:

@@ -157,5 +157,10 @@ def test_a_run_keeps_its_samples_where_it_is_told(tmp_path: Path) -> None:
     assert in_a_file(trainer.memory.x)
     _, trainer = build(RunConfig(**settings | {"memory_storage": "cpu"}))  # type: ignore[arg-type]
     assert trainer.memory.storage == torch.device("cpu")  # type: ignore[union-attr]
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        PermissionError, match=r"memory_storage: cannot keep samples in .*file is not a writable folder"
+    ):
+        build(RunConfig(**settings | {"memory_storage": str(tmp_path / "file" / "below")}))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="memory_storage: expected beside memory"):
         build(RunConfig(**settings | {"memory": "class"}))  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pcl import MIR, MLP, Balanced, Batches, ContinualModel, MemoryBatch, ReservoirMemory, Stream, Trainer
+from pcl.memory.base import distinct
 from pcl.memory.incoming import Incoming
 from pcl.memory.retrieval import rank_in_group
 from pcl.randomness import generator
@@ -48,6 +49,34 @@ def test_mir_takes_those_whose_loss_rises_most(setting: Any) -> None:
     assert torch.equal(found.index, drawn.index[best])
     for name in ("x", "y", "task"):
         assert torch.equal(getattr(found, name), getattr(drawn, name)[best])
+
+
+def test_where_a_step_ahead_leads_depends_on_its_length() -> None:
+    _, _, incoming = setup()
+    parameters, u = incoming.parameters, incoming.gradient
+    for lr in (0.1, 0.3, 0.1):
+        for p, g, there in zip(parameters, u, u.reached(parameters, lr), strict=True):
+            assert (g is None) == (there is None)
+            assert g is None or there is None or torch.equal(there, torch.sub(p, g, alpha=lr))
+
+
+def test_candidates_of_finished_tasks_alone() -> None:
+    """Task "b" trains on; of "a" 40 samples are stored. The ranking is the same."""
+    model, memory, incoming = setup()
+    mir = MIR(30, lr=0.3, finished_only=True)
+    found = mir(memory, incoming, 8, generator(1))
+    of_a = (memory.task == memory.names.index("a")).nonzero()[:, 0]
+    drawn = memory.take(of_a[distinct(30, len(of_a), generator(1))])
+    assert torch.equal(found.index, drawn.index[mir.rise(drawn, incoming).argsort(descending=True)[:8]])
+    batches = {**incoming.batches, "a": incoming.batches["b"]}
+    at_random = mir(memory, Incoming(model, batches), 8, generator(1))
+    assert torch.equal(at_random.index, memory.sample(8, generator(1)).index)
+
+
+def test_candidates_by_task_need_a_memory_that_knows_them() -> None:
+    _, _, incoming = setup()
+    with pytest.raises(TypeError, match="MIR: finished_only needs a memory that knows its samples by task"):
+        MIR(30, lr=0.3, finished_only=True)(object(), incoming, 8, generator(1))  # type: ignore[arg-type]
 
 
 def test_samples_that_suffer_alike_come_in_the_order_of_the_draw() -> None:

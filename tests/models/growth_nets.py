@@ -29,7 +29,7 @@ class Heads(nn.Module):
 
 
 class Functional(nn.Module):
-    """Layers joined by functions and methods: a gate, additions in place, means over positions, a view."""
+    """Layers joined by functions and methods: a gate, work in place, means over positions, a view."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,10 +39,12 @@ class Functional(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.first(x).tanh()
         h = h * torch.sigmoid(h)
-        h += self.second(h)
+        h = self.second(h).add_(h)
+        samples, _, _, _ = h.shape
         h = torch.nn.functional.max_pool2d(h, 2)
+        h.clamp_(max=0.5)
         h = torch.tanh(self.third(h)).mean((2, 3), keepdim=True)
-        y: Tensor = self.last(h.view(x.size(0), -1))
+        y: Tensor = self.last(h.view(samples, -1))
         return y
 
 

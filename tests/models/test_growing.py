@@ -320,3 +320,36 @@ def test_growing_says_what_it_was_asked_wrongly() -> None:
         model.encode(x)
     model.task_ended("a")  # twice is once
     assert model.running == ("b",)
+
+
+@pytest.mark.parametrize("kind", ["conv", "residual"])
+def test_losses_of_several_tasks_have_one_backward(kind: str) -> None:
+    """Statistics move in the pass of b, in which some rest, before the backward of the pass of a, in which none do."""
+    model = growing(kind, torch.float64)
+    begin(model, "a", "b")
+    grow(model, "a")
+    model.train()
+    parameters = model.shared_parameters()
+    state = copy.deepcopy(model.state_dict())
+    losses = [model.losses(*samples(task, dtype=torch.float64), task).mean() for task in ("a", "b")]
+    found = torch.autograd.grad(sum(losses), parameters, materialize_grads=True)  # type: ignore[arg-type]
+    model.load_state_dict(state)
+    for task in ("a", "b"):
+        loss = model.losses(*samples(task, dtype=torch.float64), task).mean()
+        apart = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        found = tuple(g - h for g, h in zip(found, apart, strict=True))
+    assert all(g.abs().max() < 1e-12 for g in found)
+
+
+def test_scores_of_neurons_that_a_task_begins_to_learn_begin_at_the_start() -> None:
+    """Whatever weight decay has done to them while they meant nothing."""
+    model = growing()
+    begin(model, "a", "b")
+    grow(model, "a")
+    train(model, "b")
+    assert all((scores.detach() < model.mask_start).all() for scores in model.masks_of("b").scores)
+    model.task_ended("a")
+    for group, scores in zip(model.widths, model.masks_of("b").scores, strict=True):
+        learns = model.masks_of("b").learns(group)
+        assert learns.any()
+        assert (scores[learns] == model.mask_start).all()

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from synthetic_run import write_run
 
+from pcl import notices
 from pcl.report import write_report
 from pcl.report.clouds import clouds, similarity
 from pcl.report.run import read_run
@@ -158,6 +159,17 @@ def test_kept_features_are_drawn_and_their_drift_is_named(tmp_path: Path) -> Non
     assert f"is {early:.2f} on average early and {late:.2f} late" in page.words
     (folder / "features" / "001-late.npz").unlink()  # as in a run that has not finished
     assert [cloud.heading for cloud in clouds(read_run(folder))] == ["task-1, early", "task-1, late"]
+
+
+def test_without_scikit_learn_the_rest_of_the_report_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run(tmp_path / "run", tasks=2, length=4, image_shape=None, features=True)
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    monkeypatch.setattr(notices, "_said", set())
+    with pytest.warns(
+        UserWarning, match=r"without the figure of features: .*install 'parallel-continual-learning\[digits"
+    ):
+        page = Page(write_report(folder))
+    assert [a["id"] for a in page.of("section")][-3:] == ["losses", "tasks", "settings"]
 
 
 def test_starved_tasks_are_named_at_the_top(page: Page, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ NOT_TRAINED_HERE = {  # settings of others, and ten gradients a step
     "iid offline, 20 passes",
     "GSS-Greedy, compared with 3",
     "GSS-Greedy, compared with 100",
+    "GSS-Greedy of the released code",  # see test_gss_by_batches.py
     "GEM, margin 1",
     "HAL with a reservoir",
     "GEM, ten times the memory",

@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from training_cases import everything, same
 
 from pcl import (
+    DER,
     EMGD,
     FAMO,
+    HAL,
     MLP,
     ClassMemory,
     ContinualModel,
@@ -20,6 +22,8 @@ from pcl import (
     LonghornBackbone,
     LonghornConfig,
     LwF,
+    ReservoirMemory,
+    SigmoidDistillation,
     Stream,
     Trainer,
     Windows,
@@ -194,11 +198,10 @@ def test_a_look_ahead_goes_on_from_the_state_that_is_carried() -> None:
         torch.testing.assert_close(then - p.detach(), u, rtol=1e-4, atol=1e-6)
 
 
-def test_distillation_from_a_model_without_the_state_is_refused() -> None:
-    t = trainer({"a": 0}, loss_terms=[LwF()])
-    with pytest.raises(ValueError, match="leave out LwF or `carry`"):
-        t.step()
-    assert t.step_count == 0
+def test_terms_that_know_nothing_of_the_state_are_refused_before_any_step() -> None:
+    for term in (LwF(), DER(), HAL(), SigmoidDistillation(1.0)):
+        with pytest.raises(ValueError, match=f"leave out {type(term).__name__} or `carry`"):
+            trainer({"a": 0}, loss_terms=[term], memory=ReservoirMemory(5, logits=True))
 
 
 def test_states_of_other_forms_are_detached() -> None:

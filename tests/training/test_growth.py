@@ -167,6 +167,21 @@ def test_two_active_tasks_grow_at_once_under_one_budget() -> None:
     assert all(torch.equal(said(t, task), watch.said[task]) for task in "abc")
 
 
+def test_tasks_grow_on_the_loss_that_the_weighting_makes_of_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    t, watch = trainer(stream("a"), stream("b"), stream("c", start=2), weighting=EMGD("gmc"))
+    seen: list[dict[str, float]] = []
+    grow = GrowingModel.grow
+
+    def look(model: GrowingModel, *given: Any, weights: dict[str, float], **more: Any) -> Any:
+        seen.append(weights)
+        return grow(model, *given, weights=weights, **more)
+
+    monkeypatch.setattr(GrowingModel, "grow", look)
+    t.fit(4)
+    assert seen == [{task: watch.steps[-1]["weight"][task] for task in ("a", "b")}]
+    assert seen[0]["a"] != seen[0]["b"]
+
+
 def test_batches_for_a_growth_stay_next_in_their_streams() -> None:
     t, watch = trainer(*three())
     without, plain = trainer(*three(), when=GrowWhen("manual"))
@@ -180,14 +195,18 @@ def test_batches_for_a_growth_stay_next_in_their_streams() -> None:
 
 @pytest.mark.parametrize("killed_after", [2, 4, 12, 19])
 def test_a_run_that_is_killed_and_resumed_grows_to_the_same_bits(killed_after: int) -> None:
-    streams = {"weighting": MGDA(), "memory": ReservoirMemory(10)}
-    when = GrowWhen("plateau", steps=1, fall=0.9, most=2)
-    whole, watch = trainer(*three(), when=when, **copy.deepcopy(streams))
+    given = {"weighting": MGDA(), "memory": ReservoirMemory(10), "when": GrowWhen("plateau", steps=1, fall=0.9, most=2)}
+
+    def made() -> tuple[Trainer, Watch]:  # a grows once more at the end of its first epoch, on batches of the second
+        a = stream("a", 4, epochs=2)
+        return trainer(a, stream("b", start=8), stream("c", start=10), **copy.deepcopy(given))
+
+    whole, watch = made()
     whole.fit()
-    assert len(watch.growths) > 3
-    first, _ = trainer(*three(), when=when, **copy.deepcopy(streams))
+    assert {1, 3} < {growth["step"] for growth in watch.growths}
+    first, _ = made()
     first.fit(killed_after)
-    second, seen = trainer(*three(), when=when, **copy.deepcopy(streams))
+    second, seen = made()
     second.load_state_dict(everything(first))
     assert second.model.widths == first.model.widths  # type: ignore[attr-defined]
     second.fit()
@@ -215,6 +234,9 @@ def test_a_checkpoint_wants_the_same_growth() -> None:
     )
     with pytest.raises(ValueError, match="another backbone"):
         wider.load_state_dict(state)
+    plain = Trainer(ContinualModel(backbone("mlp"), 6), optimizer=lambda p: torch.optim.AdamW(p, lr=0.01))
+    with pytest.raises(ValueError, match=r"another backbone: the checkpoint has \{'groups with masks'"):
+        plain.load_state_dict(state)
 
 
 def test_growths_are_written_down(tmp_path: Path) -> None:

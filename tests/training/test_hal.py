@@ -108,6 +108,31 @@ def test_anchors_climb_to_where_most_is_forgotten(setting: str) -> None:
 
 
 @pytest.mark.parametrize("setting", ["task", "class"])
+def test_only_classes_that_a_task_has_shown_get_anchors(setting: str, tmp_path: Path) -> None:
+    """Of the declared classes 0, 1, 2 and 3, the first and the third come."""
+
+    def made() -> tuple[HAL, Trainer]:
+        term = hal()
+        t = two_tasks(term, setting)
+        x, y = blobs([0, 2], 16)
+        x, y = x[y.argsort()], y.sort().values  # after the checkpoint the second of them comes alone
+        t.add(Stream("c", list(zip(x.double().split(4), y.split(4), strict=True)), [0, 1, 2, 3]))
+        return term, t
+
+    term, t = made()
+    t.fit(3)
+    save_checkpoint(tmp_path / "now", t.state_dict())
+    t.fit(3)
+    assert t.ended_at["c"] == 3
+    assert len(term.anchors) == 2
+    assert term.state_dict()["width"].tolist() == [4, 4]
+    again, resumed = made()
+    resumed.load_state_dict(load_checkpoint(tmp_path / "now"))
+    resumed.fit(3)
+    assert torch.equal(again.anchors, term.anchors)
+
+
+@pytest.mark.parametrize("setting", ["task", "class"])
 def test_a_resumed_run_gives_the_same_bits(setting: str, tmp_path: Path) -> None:
     whole = two_tasks(hal(), setting)
     whole.fit()

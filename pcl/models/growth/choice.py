@@ -46,25 +46,38 @@ class Budget:
 
 
 @torch.no_grad()
-def steps_taken(c: GroupCandidates, old: Tensor, new: Tensor, step: float) -> tuple[Tensor, Tensor]:
+def steps_taken(
+    c: GroupCandidates, old: Tensor, new: Tensor, step: float, *, free: bool = True
+) -> tuple[Tensor, Tensor]:
     """epsilon^ of every candidate, were it taken, from scores s (Eq. 5.6).
 
     A new neuron or a copy may go either way: -step sign(s). A split is even in epsilon, its halves only change places,
-    so that no sign lowers the loss if s epsilon > 0 does not: it has the step at which it was scored.
+    so that no sign lowers the loss if s epsilon > 0 does not: it has the step at which it was scored. Unless ``free``,
+    so have all.
     """
-    free = -step * old.sign().to(c.epsilon)
-    return torch.where(c.mirror == 1, free, c.epsilon) * c.allowed, -step * new.sign().to(c.epsilon_new)
+    if not free:
+        return c.epsilon * c.allowed, c.epsilon_new.clone()
+    either = -step * old.sign().to(c.epsilon)
+    return torch.where(c.mirror == 1, either, c.epsilon) * c.allowed, -step * new.sign().to(c.epsilon_new)
 
 
 @torch.no_grad()
-def gains(c: GroupCandidates, old: Tensor, new: Tensor, step: float) -> Tensor:
+def gains(c: GroupCandidates, old: Tensor, new: Tensor, step: float, *, free: bool = True) -> Tensor:
     """By how much every candidate, old ones first, is predicted to lower the loss, float64 ``(m + m',)``.
 
     step |s| for a new neuron or a copy. max(0, -epsilon s) for a split: one whose score is positive at its step raises
-    the loss with either sign, so that |s| of Eq. 5.6 must not choose it.
+    the loss with either sign, so that |s| of Eq. 5.6 must not choose it. Unless ``free``, max(0, -epsilon s) for all.
     """
     split = (-c.epsilon.double() * old).clamp(min=0)
+    if not free:
+        return torch.cat([split * c.allowed, (-c.epsilon_new.double() * new).clamp(min=0)])
     return torch.cat([torch.where(c.mirror == 1, step * old.abs(), split) * c.allowed, step * new.abs()])
+
+
+def turned(c: GroupCandidates, old: Tensor, new: Tensor, step: float) -> Tensor:
+    """Which candidates would go against the step at which they were scored, bool ``(m + m',)``."""
+    at = torch.cat([c.epsilon, c.epsilon_new]).detach()
+    return torch.cat(steps_taken(c, old, new, step)) * at < 0
 
 
 def choose(graph: WidthGraph, candidates: Candidates, gain: Mapping[str, Tensor], budget: Budget) -> dict[str, Tensor]:
@@ -88,8 +101,16 @@ def choose(graph: WidthGraph, candidates: Candidates, gain: Mapping[str, Tensor]
     merged = [torch.cat([part.cpu() for part in parts]) for parts in ([gain[n] for n in groups], cost, layer)]
 
     def taken(neurons: int | None) -> dict[str, Tensor]:
-        chosen = firefly_select(*merged, neurons=neurons, layers=budget.layers, budget=limit, least=2)
-        return dict(zip(groups, chosen.split(lengths), strict=True))
+        left = merged[0].clone()
+        while True:
+            picked = firefly_select(left, *merged[1:], neurons=neurons, layers=budget.layers, budget=limit)
+            chosen = dict(zip(groups, picked.split(lengths), strict=True))
+            lonely = [name for name, part in chosen.items() if not groups[name].group.width and part.sum() == 1]
+            if not lonely:
+                return chosen
+            for name, part in zip(groups, left.split(lengths), strict=True):
+                if name in lonely:
+                    part.zero_()  # another candidate gets the room
 
     def fits(chosen: dict[str, Tensor]) -> bool:
         widths = {name: groups[name].group.width + int(part.sum()) for name, part in chosen.items()}
@@ -109,15 +130,16 @@ def choose(graph: WidthGraph, candidates: Candidates, gain: Mapping[str, Tensor]
 
 @torch.no_grad()
 def planned(
-    graph: WidthGraph, candidates: Candidates, scores: Scores, chosen: Mapping[str, Tensor]
+    graph: WidthGraph, candidates: Candidates, scores: Scores, chosen: Mapping[str, Tensor], *, free: bool = True
 ) -> dict[str, GroupGrowth]:
-    """What every group gains by the chosen candidates; groups that gain nothing are left out."""
+    """What every group gains by the chosen candidates, see :func:`steps_taken`; groups that gain nothing are left
+    out."""
     plan = {}
     for name, c in candidates.groups.items():
         pick = chosen[name].to(c.epsilon.device)
         if not pick.any():
             continue
-        old, new = steps_taken(c, *scores[name], candidates.step)
+        old, new = steps_taken(c, *scores[name], candidates.step, free=free)
         moved = pick[: len(old)].nonzero()[:, 0]
         split, copied = (moved[c.mirror[moved] == sign] for sign in (-1, 1))
         fresh = pick[len(old) :].nonzero()[:, 0]

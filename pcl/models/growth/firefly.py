@@ -1,7 +1,7 @@
 """Firefly neural architecture descent: a network that grows where it lowers the loss most."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pcl.models.growth.candidates import Candidates
-from pcl.models.growth.choice import Budget, choose, gains, planned
+from pcl.models.growth.choice import Budget, Scores, choose, gains, planned, steps_taken, turned
 from pcl.models.growth.graph import WidthGraph
-from pcl.models.growth.new_layers import Offer, enlist, of_group, offers, strike_off
+from pcl.models.growth.new_layers import Offers, of_group
 from pcl.models.growth.overgrown import OverGrown
 from pcl.models.growth.plan import GroupGrowth
 from pcl.models.growth.rebuild import rebuild
@@ -28,7 +28,7 @@ class Search:
         plan: by group, what it gains.
         scores: by group, s of Eq. 5.5 for old ``(m,)`` and new ``(m',)`` neurons, float64.
         chosen: by group, bool ``(m + m',)``: which candidates, old neurons first, are taken.
-        predicted: by how much the chosen are predicted to lower the objective.
+        predicted: the sum of the gains of the chosen, to first order by how much they lower the objective.
         losses: the objective of the over-grown network before every step of the optimisation.
     """
 
@@ -162,47 +162,38 @@ class Firefly:
         read = list(itertools.islice(batches, max(self.steps, 1)))
         if not read:
             raise ValueError("Firefly: batches: there is none; pass at least one")
-        offered: list[Offer] = []
+        with evaluation_mode(model):
+            example = example_of(model, objective, read[0])
+            graph = WidthGraph(model, example, pointwise=pointwise)
+            offers = Offers(model, graph, pointwise) if self.layers else None
         try:
+            if offers is not None:
+                offers.insert()
             with evaluation_mode(model):
-                example = example_of(model, objective, read[0])
-                graph = WidthGraph(model, example, pointwise=pointwise)
-                if self.layers:
-                    offered = offers(model, graph, pointwise)
-                    for offer in offered:
-                        offer.insert()
-                    graph = WidthGraph(model, example, pointwise=pointwise)
-                candidates = self._candidates(graph, groups, offered)
-                found = self.search(graph, candidates, read, objective, budget)
+                graph = graph if offers is None else WidthGraph(model, example, pointwise=pointwise)
+                found = self.search(graph, self._candidates(graph, groups, offers), read, objective, budget)
                 loss_before = _mean_loss(model, self._scored(read), objective)
-            sizes, widths = Sizes(graph), {name: graph.groups[name].width for name in graph.growable()}
-            kept = [offer for offer in offered if offer.hidden in found.plan]
-            for offer in offered:
-                if offer not in kept:
-                    offer.take_away()
-                elif optimizer is not None:
-                    enlist(optimizer, offer, model)
-            if len(kept) < len(offered):
-                with evaluation_mode(model):
+                if offers is not None:
+                    offers.keep(found.plan, optimizer)
                     graph = WidthGraph(model, example, pointwise=pointwise)
-                found = replace(found, plan={n: of_group(growth, graph.groups[n]) for n, growth in found.plan.items()})
+                    of_groups = {name: of_group(growth, graph.groups[name]) for name, growth in found.plan.items()}
+                    found = replace(found, plan=of_groups)
+                sizes = Sizes(graph)
             rebuild(model, graph.groups, found.plan, optimizer)
         except BaseException:
-            for offer in offered:
-                offer.take_away()
-                if optimizer is not None:
-                    strike_off(optimizer, offer)
+            if offers is not None:
+                offers.undo(optimizer)
             raise
         with evaluation_mode(model):
             loss_after = _mean_loss(model, self._scored(read), objective)
-        after = {n: w + (found.plan[n].gained() if n in found.plan else 0) for n, w in widths.items()}
+        before = {name: graph.groups[name].width for name in graph.growable()}
+        after = {n: width + (found.plan[n].gained() if n in found.plan else 0) for n, width in before.items()}
         parameters, flops = (count(after) - count({}) for count in (sizes.parameters, sizes.flops))
-        gone = {offer.hidden for offer in offered if offer not in kept}
-        before, after = ({n: w for n, w in found_widths.items() if n not in gone} for found_widths in (widths, after))
-        return Growth(before, after, tuple(o.name for o in kept), parameters, flops, loss_before, loss_after, found)
+        layers = () if offers is None else tuple(offer.name for offer in offers.offers)
+        return Growth(before, after, layers, parameters, flops, loss_before, loss_after, found)
 
-    def _candidates(self, graph: WidthGraph, groups: Sequence[str] | None, offered: Sequence[Offer]) -> Candidates:
-        layers = [offer.hidden for offer in offered]
+    def _candidates(self, graph: WidthGraph, groups: Sequence[str] | None, offers: Offers | None) -> Candidates:
+        layers = [] if offers is None else offers.hidden
         names = graph.growable() if groups is None else [*groups, *layers]
         new = {name: self.layers if name in layers else self.new for name in names}
         return Candidates(graph, groups=names, new=new, split=self.split, step=self.step, seed=self.seed)
@@ -215,16 +206,26 @@ class Firefly:
         For callers with candidates of their own (which neurons may split, which are copied) or an objective that calls
         ``f(x, masks=...)``, see :meth:`OverGrown.forward`.
         """
+        if not candidates.groups:
+            reasons = "; ".join(f"{name!r}: {group.fixed}" for name, group in graph.groups.items() if group.fixed)
+            raise ValueError(f"Firefly: there is no candidate, as no group can grow or none may. Fixed are {reasons}")
         network = OverGrown(graph, candidates)
         with network.measuring(), torch.no_grad():
             objective(network, batches[0])
         losses = self._train(network, batches, objective)
         with torch.enable_grad():
             found = scores(network, self._scored(batches), objective, points=self.points)
-        gain = {name: gains(c, *found[name], candidates.step) for name, c in candidates.groups.items()}
-        chosen = choose(graph, candidates, gain, budget)
-        predicted = sum(float(gain[name][chosen[name].to(gain[name].device)].sum()) for name in gain)
-        return Search(planned(graph, candidates, found, chosen), found, chosen, predicted, losses)
+        free, (chosen, predicted) = True, _best(graph, candidates, found, budget, free=True)
+        against = {name: turned(c, *found[name], candidates.step) for name, c in candidates.groups.items()}
+        if any(bool((against[name] & chosen[name].to(against[name].device)).any()) for name in chosen):
+            kept = _best(graph, candidates, found, budget, free=False)
+            losses_then = [
+                self._loss_with(network, found, picked, batches, objective, free=sign)
+                for picked, sign in ((chosen, True), (kept[0], False))
+            ]
+            if losses_then[1] < losses_then[0]:
+                free, (chosen, predicted) = False, kept
+        return Search(planned(graph, candidates, found, chosen, free=free), found, chosen, predicted, losses)
 
     def _train(self, network: OverGrown, batches: Sequence[Any], objective: Objective) -> tuple[float, ...]:
         """Step one of Sec. 5.2.2."""
@@ -247,8 +248,42 @@ class Firefly:
         candidates.project()
         return tuple(torch.stack(losses).tolist()) if losses else ()
 
+    @torch.no_grad()
+    def _loss_with(
+        self,
+        network: OverGrown,
+        scores: Scores,
+        chosen: Mapping[str, Tensor],
+        batches: Sequence[Any],
+        objective: Objective,
+        *,
+        free: bool,
+    ) -> float:
+        """The objective with the steps of the chosen candidates and no others."""
+        before = {name: (c.epsilon.clone(), c.epsilon_new.clone()) for name, c in network.candidates.groups.items()}
+        try:
+            for name, c in network.candidates.groups.items():
+                steps = steps_taken(c, *scores[name], network.candidates.step, free=free)
+                alone = torch.cat(steps) * chosen[name].to(c.epsilon.device)
+                c.epsilon.copy_(alone[: len(c.epsilon)])
+                c.epsilon_new.copy_(alone[len(c.epsilon) :])
+            return _mean_loss(network, self._scored(batches), objective)
+        finally:
+            for name, c in network.candidates.groups.items():
+                c.epsilon.copy_(before[name][0])
+                c.epsilon_new.copy_(before[name][1])
+
     def _scored(self, batches: Sequence[Any]) -> Sequence[Any]:
         return batches[-self.score_batches :]
+
+
+def _best(
+    graph: WidthGraph, candidates: Candidates, scores: Scores, budget: Budget, *, free: bool
+) -> tuple[dict[str, Tensor], float]:
+    """The candidates of largest gain, and the sum of their gains."""
+    gain = {name: gains(c, *scores[name], candidates.step, free=free) for name, c in candidates.groups.items()}
+    chosen = choose(graph, candidates, gain, budget)
+    return chosen, sum((float(gain[name][chosen[name].to(gain[name].device)].sum()) for name in gain), 0.0)
 
 
 def example_of(model: nn.Module, objective: Objective, batch: Any) -> tuple[Any, ...]:

@@ -1,56 +1,16 @@
 """Which widths of a network are tied: groups of channels, the layers that make them and the layers that read them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from pcl.models.growth.groups import Channels, Group, Reader
+from pcl.models.growth.ties import Ties
 from pcl.models.modes import evaluation_mode
 
-
-@dataclass(frozen=True)
-class Reader:
-    """A Linear or Conv2d that reads a group: neuron i is its input columns i * repeat .. (i + 1) * repeat - 1.
-
-    ``repeat`` is 1, or H * W behind a flatten.
-    """
-
-    layer: str
-    repeat: int = 1
-
-
-@dataclass(frozen=True)
-class Group:
-    """Channels whose number is one number.
-
-    Args:
-        name: the name of its first producer.
-        width: number of channels.
-        producers: Linear and Conv2d layers whose output rows are the channels; several where additions tie them.
-        channelwise: layers with entries per channel between producers and readers: BatchNorm, LayerNorm, depthwise
-            Conv2d.
-        readers: Linear and Conv2d layers whose input columns are the channels.
-        fixed: why the width cannot change, in words; None where it can.
-    """
-
-    name: str
-    width: int
-    producers: tuple[str, ...]
-    channelwise: tuple[str, ...]
-    readers: tuple[Reader, ...]
-    fixed: str | None = None
-
-
-@dataclass(frozen=True)
-class Channels:
-    """Where a value of the traced network has the channels of a group: neuron i is the entries
-    i * repeat .. (i + 1) * repeat - 1 of dimension ``axis``."""
-
-    group: str
-    axis: int
-    repeat: int = 1
+__all__ = ["Channels", "Group", "Reader", "WidthGraph"]
 
 
 class WidthGraph:
@@ -82,8 +42,6 @@ class WidthGraph:
     def __init__(
         self, model: nn.Module, example: Tensor | tuple[Any, ...], *, pointwise: Sequence[type[nn.Module]] = ()
     ) -> None:
-        from pcl.models.growth.ties import Ties
-
         inputs = example if isinstance(example, tuple) else (example,)
         with evaluation_mode(model):
             self.module = _traced(model, tuple(pointwise))
@@ -140,10 +98,7 @@ def _traced(model: nn.Module, pointwise: tuple[type[nn.Module], ...]) -> fx.Grap
             f"the network cannot be traced, it stops in {where}: {error}. Growing needs a forward whose path does not "
             "depend on values; name a module that acts on every number by itself in `pointwise`"
         ) from error
-    module = fx.GraphModule(model, graph)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module
+    return fx.GraphModule(model, graph)  # with all its nodes: one whose value nobody uses may work in place
 
 
 class _Shapes(fx.Interpreter):

@@ -14,9 +14,10 @@ from pcl.models.growth.candidates import Candidates
 from pcl.models.growth.choice import Budget
 from pcl.models.growth.firefly import Firefly, Search
 from pcl.models.growth.graph import Group, Reader, WidthGraph
-from pcl.models.growth.locks import attach, close, detach, resize, resting
+from pcl.models.growth.locks import attach, close, detach, resize
 from pcl.models.growth.plan import GroupGrowth
 from pcl.models.growth.rebuild import rebuild
+from pcl.models.growth.resting import resting
 from pcl.models.growth.task_masks import Owned, TaskMasks, gated
 from pcl.models.growth.whole import Whole, compact, is_head, of_tasks, together
 from pcl.models.heads import Head, SigmoidHead
@@ -65,7 +66,7 @@ class GrowingModel(ContinualModel):
         setting: Setting = "task",
         *,
         head: Head | SigmoidHead = "linear",
-        mask_start: float = 0.1,
+        mask_start: float = 0.02,
         seed: int = 0,
     ) -> None:
         if setting != "task":
@@ -85,7 +86,6 @@ class GrowingModel(ContinualModel):
         self.register_buffer("example", example.detach().clone(), persistent=False)
         self.mask_start = mask_start
         self.masks = nn.ModuleList()  # of the tasks, in their order
-        self._made = super().architecture()
         self._finished: list[str] = []
         self._compact: tuple[str, nn.Module] | None = None  # the network of the finished task that was asked last
         head_like = nn.Linear(features, 1).to(device=example.device, dtype=example.dtype)
@@ -99,6 +99,7 @@ class GrowingModel(ContinualModel):
         reads = [(name, r.repeat) for name, g in found.items() if name in growing for r in g.readers if is_head(r)]
         self._last: tuple[str, int] | None = reads[0] if reads else None  # the group of the features, and its repeat
         self._used = {name: self._none(name) for name in growing}  # by finished tasks
+        self._made = {"groups with masks": [self._groups[name].width for name in growing], **super().architecture()}
         attach(backbone)
 
     # ---- what it is
@@ -122,7 +123,7 @@ class GrowingModel(ContinualModel):
         return tuple(task for task in self.tasks if task not in self._finished)
 
     def architecture(self) -> dict[str, list[int]]:
-        """Shapes of the backbone as it was made, before it grew."""
+        """Shapes of the backbone as it was made, before it grew, and the widths of what may grow."""
         return self._made
 
     def masks_of(self, task: str) -> TaskMasks:

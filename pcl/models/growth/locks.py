@@ -2,17 +2,14 @@
 
 Every parameter is read through a :class:`Lock`: weight = where(locked, kept, original). A locked entry gets no
 gradient, so that tasks conflict on the free entries alone, and momentum or weight decay, which move ``original`` all
-the same, do not reach it. Statistics of BatchNorm belong to its channels: those of channels that must not change rest,
-see :func:`resting`.
+the same, do not reach it. Statistics of BatchNorm belong to its channels, see :mod:`pcl.models.growth.resting`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
@@ -103,49 +100,6 @@ def close(module: nn.Module, rows: Tensor | None, columns: Tensor | None) -> Non
         if columns is not None and entries.dim() > 1:
             entries = entries & columns.view(-1, *[1] * (entries.dim() - 2))
         lock.close(entries, _original(module, name))
-
-
-@contextmanager
-def resting(root: nn.Module, channels: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the block some channels of BatchNorm layers in training mode are normalised by their running statistics,
-    which stay as they are; the others by those of the batch, as always.
-
-    Args:
-        channels: by layer, ``(m,)`` bool, those that rest.
-    """
-    with ExitStack() as hooks:
-        for name, rest in channels.items():
-            norm = root.get_submodule(name)
-            if norm.training and isinstance(norm, _BatchNorm) and norm.running_mean is not None:
-                _add_hooks(norm, rest, hooks)
-        yield
-
-
-def _add_hooks(norm: _BatchNorm, rest: Tensor, hooks: ExitStack) -> None:
-    names = ("running_mean", "running_var")
-    own: dict[str, Tensor] = {}
-
-    def lend(module: nn.Module, inputs: Any) -> None:  # backward needs what forward saw, so that it may not change
-        own.update({name: getattr(norm, name) for name in names})
-        for name in names:
-            setattr(norm, name, own[name].clone())
-
-    def take_back(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        mean, var = (own[name].clone() for name in names)
-        with torch.no_grad():
-            for name in names:
-                own[name].copy_(torch.where(rest, own[name], getattr(norm, name)))
-                setattr(norm, name, own[name])
-        rested = F.batch_norm(inputs[0], mean, var, norm.weight, norm.bias, False, 0.0, norm.eps)
-        return torch.where(rest.view(-1, *[1] * (output.dim() - 2)), rested, output)
-
-    def give_up() -> None:  # the layer has raised
-        for name, buffer in own.items():
-            setattr(norm, name, buffer)
-
-    hooks.callback(give_up)
-    for handle in (norm.register_forward_pre_hook(lend), norm.register_forward_hook(take_back)):
-        hooks.callback(handle.remove)
 
 
 def resize(module: nn.Module, rows: int | None, columns: int | None) -> None:

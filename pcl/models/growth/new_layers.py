@@ -1,7 +1,7 @@
 """Layers that a network may gain: identities behind its activations, until neurons are chosen for them."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -45,7 +45,7 @@ class Offer:
         return f"{self.name}.inner"
 
     def insert(self) -> None:
-        """Put it into the network."""
+        """Put it into the network, in the mode of the activation."""
         self.parent._modules[self.key] = nn.Sequential(self.activation, self.layer).train(self.activation.training)
 
     def take_away(self) -> None:
@@ -53,8 +53,59 @@ class Offer:
         self.parent._modules[self.key] = self.activation
 
 
-def offers(model: nn.Module, graph: WidthGraph, pointwise: Sequence[type[nn.Module]] = ()) -> list[Offer]:
-    """One behind every activation of an nn.Sequential that gives vectors ``(B, C)`` or images ``(B, C, H, W)``."""
+class Offers:
+    """New layers behind all activations of an nn.Sequential that give vectors ``(B, C)`` or images ``(B, C, H, W)``.
+
+    Args:
+        model: the network, which stays as it is until they are inserted.
+        graph: its graph.
+        pointwise: types of modules of one's own that are activations too.
+    """
+
+    def __init__(self, model: nn.Module, graph: WidthGraph, pointwise: Sequence[type[nn.Module]] = ()) -> None:
+        self.model = model
+        self.offers = _offers(model, graph, pointwise)
+
+    @property
+    def hidden(self) -> list[str]:
+        """The groups of their hidden neurons."""
+        return [offer.hidden for offer in self.offers]
+
+    def insert(self) -> None:
+        """Put all into the network."""
+        for offer in self.offers:
+            offer.insert()
+
+    def keep(self, groups: Collection[str], optimizer: torch.optim.Optimizer | None) -> None:
+        """Leave in the network those whose hidden group is named, and let the optimizer train them."""
+        for offer in self.offers:
+            if offer.hidden not in groups:
+                offer.take_away()
+            elif optimizer is not None:
+                _enlist(optimizer, offer, self.model)
+        self.offers = [offer for offer in self.offers if offer.hidden in groups]
+
+    def undo(self, optimizer: torch.optim.Optimizer | None) -> None:
+        """Leave network and optimizer as they were."""
+        own = {id(p) for offer in self.offers for p in offer.layer.parameters()}
+        for offer in self.offers:
+            offer.take_away()
+        for group in [] if optimizer is None else optimizer.param_groups:
+            group["params"] = [p for p in group["params"] if id(p) not in own]
+
+
+def of_group(growth: GroupGrowth, group: Group) -> GroupGrowth:
+    """What a group gains, without the layers that were offered and not taken."""
+    layers = {*group.producers, *group.channelwise, *(reader.layer for reader in group.readers)}
+    kept: dict[str, Any] = {}
+    for field in fields(growth):
+        value = getattr(growth, field.name)
+        if isinstance(value, dict):
+            kept[field.name] = {name: tensors for name, tensors in value.items() if name in layers}
+    return replace(growth, **kept)
+
+
+def _offers(model: nn.Module, graph: WidthGraph, pointwise: Sequence[type[nn.Module]]) -> list[Offer]:
     found = {}
     for node in graph.module.graph.nodes:
         parent_name, _, key = str(node.target).rpartition(".")
@@ -75,25 +126,9 @@ def offers(model: nn.Module, graph: WidthGraph, pointwise: Sequence[type[nn.Modu
     return list(found.values())
 
 
-def of_group(growth: GroupGrowth, group: Group) -> GroupGrowth:
-    """What a group gains, without the layers that were offered and not taken."""
-    layers = {*group.producers, *group.channelwise, *(reader.layer for reader in group.readers)}
-    by_layer: dict[str, Any] = {
-        f.name: value for f in fields(growth) if isinstance(value := getattr(growth, f.name), dict)
-    }
-    return replace(growth, **{k: {n: t for n, t in v.items() if n in layers} for k, v in by_layer.items()})
-
-
-def enlist(optimizer: torch.optim.Optimizer, offer: Offer, model: nn.Module) -> None:
+def _enlist(optimizer: torch.optim.Optimizer, offer: Offer, model: nn.Module) -> None:
     """Let the optimizer train the layer, with the settings of the layer that it stands behind, or else of the last."""
     groups = optimizer.param_groups
     before = [] if offer.behind is None else list(model.get_submodule(offer.behind).parameters())
     mine = [group for group in groups if any(p is q for p in group["params"] for q in before)]
     (mine or groups)[-1]["params"] += list(offer.layer.parameters())
-
-
-def strike_off(optimizer: torch.optim.Optimizer, offer: Offer) -> None:
-    """Undo :func:`enlist`."""
-    own = {id(p) for p in offer.layer.parameters()}
-    for group in optimizer.param_groups:
-        group["params"] = [p for p in group["params"] if id(p) not in own]

@@ -80,7 +80,11 @@ class OverGrown(fx.Interpreter):
         self.sites: list[Site] | None = None
         self._masks: Mapping[str, Tensor] = {}
         self._measuring = False
-        found = {name: fast_path(graph, c.group) for name, c in candidates.groups.items() if _halves(c) == 2 and fast}
+        # read once, as every forward pass would wait for a GPU
+        self._halves = {name: _halves(c) for name, c in candidates.groups.items()}
+        self._all_split = {name: bool((c.mirror == -1).all()) for name, c in candidates.groups.items()}
+        grown = {name: c.group for name, c in candidates.groups.items() if self._halves[name] == 2 and fast}
+        found = {name: fast_path(graph, group) for name, group in grown.items()}
         self.fast = {name: path[0] for name, path in found.items() if path is not None}
         self._passed = {node for path in found.values() if path is not None for node in path[1]}
 
@@ -140,7 +144,7 @@ class OverGrown(fx.Interpreter):
         bias = None if layer.bias is None else layer.bias.detach()
         if isinstance(x, Wide):
             x, columns = self._collapsed(n, x)
-            weight = torch.cat([weight, columns.to(weight)], dim=1)
+            weight = weight if columns is None else torch.cat([weight, columns], dim=1)
         own = self._group_of(n)
         if own is None:
             return _run(layer, x, weight, bias)
@@ -152,7 +156,8 @@ class OverGrown(fx.Interpreter):
             if fast:
                 rows, biases = [weight, _padded(delta, weight)], [bias, delta_bias]
             else:
-                steps = [own.epsilon * own.allowed] if _halves(own) == 1 else _steps(own)
+                plus = own.epsilon * own.allowed
+                steps = [plus, own.mirror * plus][: self._halves[own.group.name]]
                 rows = [torch.cat([_moved(weight[:, :old], s, delta), weight[:, old:]], 1) for s in steps]
                 biases = [None if bias is None or delta_bias is None else bias + s * delta_bias for s in steps]
         if own.new:
@@ -169,13 +174,13 @@ class OverGrown(fx.Interpreter):
         with torch.no_grad():
             if not own.delta:
                 still = out.narrow(axis, 0, m).clone()
-            elif halves == 2 and bool((own.mirror == -1).all()):
+            elif halves == 2 and self._all_split[own.group.name]:
                 still = (out.narrow(axis, 0, m) + out.narrow(axis, m, m)) / 2
             else:
                 still = _run(layer, x, weight, bias)
         return Wide(out, halves, still)
 
-    def _collapsed(self, n: fx.Node, x: Wide) -> tuple[Tensor, Tensor]:
+    def _collapsed(self, n: fx.Node, x: Wide) -> tuple[Tensor, Tensor | None]:
         """What a reader sees of a group, [h | new], and its columns for the new neurons, times their steps."""
         at = self.widths.channels[n.all_input_nodes[0].name]
         own = self.candidates.groups[at.group]
@@ -194,11 +199,10 @@ class OverGrown(fx.Interpreter):
             mask = self._masks[at.group].to(value).repeat_interleave(at.repeat)
             mask = torch.cat([mask, mask.new_ones(own.new * at.repeat)])
             value = value * mask.view(-1, *[1] * (value.dim() - 1 - at.axis))
-        reader = str(n.target)
         if not own.new:
-            return value, _layer_weight(self.widths, reader)[:, :0]
+            return value, None
         steps = own.epsilon_new.repeat_interleave(at.repeat)
-        columns = own.columns[reader]
+        columns = own.columns[str(n.target)]
         return value, columns * steps.view(1, -1, *[1] * (columns.dim() - 2))
 
     def _halved(self, n: fx.Node, own: GroupCandidates, out: Tensor) -> Wide:
@@ -314,11 +318,6 @@ def _halves(c: GroupCandidates) -> int:
     return 2 if bool((c.allowed & (c.mirror != 1)).any()) else 1
 
 
-def _steps(c: GroupCandidates) -> list[Tensor]:
-    plus = c.epsilon * c.allowed
-    return [plus, c.mirror * plus]
-
-
 def _moved(weight: Tensor, step: Tensor, delta: Tensor) -> Tensor:
     return weight + step.view(-1, *[1] * (weight.dim() - 1)) * delta
 
@@ -347,11 +346,6 @@ def _run(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor |
     if layer.padding_mode != "zeros":
         x, padding = F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), 0
     return F.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, groups)
-
-
-def _layer_weight(graph: WidthGraph, name: str) -> Tensor:
-    weight: Tensor = graph.module.get_submodule(name).weight  # type: ignore[assignment]
-    return weight.detach()
 
 
 def _part(value: Any, part: str) -> Any:

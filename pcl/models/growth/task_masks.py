@@ -89,6 +89,7 @@ class TaskMasks(nn.Module):
             on, learns = self.on(name), self.learns(name)
             new = neurons[name] & on & ~learns
             self._set(number, on & ~learns & ~new, learns | new)
+            self.scores[number].data[new] = self.start  # weight decay may have moved what meant nothing
 
     def take(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from pcl.models.growth.graph import Channels, Group, Reader
+from pcl.models.growth.groups import Channels, Group, Reader
 from pcl.models.growth.operations import (
     ARITHMETIC,
     POINTWISE,
@@ -228,7 +228,7 @@ class Ties:
 
     def _entry(self, node: fx.Node, at: _At | None, index: Any) -> None:
         """One number of a shape is read, which is harmless for all dimensions but that of the channels."""
-        if at is not None and (not isinstance(index, int) or index < 0 or index == at.axis):
+        if at is not None and node.users and (not isinstance(index, int) or index < 0 or index == at.axis):
             at.group.fix(f"{node.name!r} reads its width as a number")
 
     # --- small parts

@@ -1,0 +1,214 @@
+"""Whole layers of split neurons against the reference on every backend, and the kernel of small convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pcl_kernels import _C, firefly_split_forward
+from pcl_kernels.firefly_split import conv, reference
+from tests.kernels.firefly_cases import WAYS, compute_eps, memory, numbers
+
+
+@pytest.fixture(params=WAYS)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    yield request.param(monkeypatch)
+    _C.use_isa(_C.isas()[-1])
+
+
+LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "linear": ((5, 7), (9, 7), {}),
+    "linear over a sequence": ((2, 3, 7), (4, 7), {}),
+    "linear, one vector": ((7,), (4, 7), {}),
+    "linear, no samples": ((0, 7), (4, 7), {}),
+    "linear, no neurons": ((5, 7), (0, 7), {}),
+    "linear, one neuron": ((5, 7), (1, 7), {}),
+    "3x3": ((3, 5, 6, 7), (4, 5, 3, 3), {"padding": 1}),
+    "3x3, wide": ((2, 17, 9, 10), (33, 17, 3, 3), {"padding": 1}),
+    "3x3, odd and unpadded": ((2, 3, 7, 5), (6, 3, 3, 3), {}),
+    "3x3, padded beyond": ((2, 3, 5, 4), (6, 3, 3, 3), {"padding": 2}),
+    "1x1": ((2, 6, 4, 4), (5, 6, 1, 1), {}),
+    "stride": ((2, 3, 9, 8), (5, 3, 3, 2), {"stride": (2, 3), "padding": (1, 0)}),
+    "dilation": ((2, 5, 9, 11), (4, 5, 2, 3), {"dilation": 2}),
+    "same": ((2, 3, 6, 6), (4, 3, 3, 3), {"padding": "same"}),
+    "no samples": ((0, 3, 6, 6), (4, 3, 3, 3), {"padding": 1}),
+    "no neurons": ((2, 3, 6, 6), (0, 3, 3, 3), {"padding": 1}),
+    "one neuron": ((2, 3, 6, 6), (1, 3, 3, 3), {"padding": 1}),
+}
+
+
+# the library runs most of a layer, so that few of them are left to lesser instruction sets and to the interpreter
+FEW = {f"cpu-{isa}": ("linear", "3x3, wide", "stride") for isa in _C.isas()[:-1]}
+FEW["triton-interpreted"] = ("linear", "stride")
+OF_LAYERS = [
+    pytest.param(name, *way.values, id=f"{name}-{way.id}", marks=way.marks)
+    for way in WAYS
+    for name in FEW.get(str(way.id), LAYERS)
+]
+
+
+def layer(
+    name: str, dtype: torch.dtype, device: str, how: str = "contiguous"
+) -> tuple[list[Tensor], Tensor, dict[str, Any]]:
+    shape, weight, options = LAYERS[name]
+    m = weight[0]
+    x = numbers(*shape, dtype=dtype, seed=1, device=device)
+    w, delta = (numbers(*weight, dtype=dtype, seed=i, device=device) for i in (2, 3))
+    if how != "contiguous" and x.dim() == 4:
+        x, w = memory(x, how), memory(w, how)
+    vectors = [numbers(m, dtype=dtype, seed=i, device=device) for i in range(4, 9)]
+    epsilon, bias, delta_bias, scale, shift = vectors
+    mirror = torch.where(numbers(m, seed=9, device=device) > 0, 1.0, -1.0).to(dtype)
+    return [x, w, delta, epsilon, bias, delta_bias, scale, shift], mirror, options
+
+
+def sizes(given: list[Tensor], mirror: Tensor, options: dict[str, Any]) -> Tensor:
+    """What every result would be at most if nothing cancelled, in float64."""
+    positive = [t.detach().double().abs() for t in given]
+    return reference.firefly_split_forward(*positive, mirror=mirror.double().abs(), activation="identity", **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("how", ["contiguous", "channels-last", "strided"])
+@pytest.mark.parametrize(("name", "device"), OF_LAYERS, indirect=["device"])
+def test_forward(name: str, how: str, dtype: torch.dtype, device: str) -> None:
+    given, mirror, options = layer(name, dtype, device, how)
+    terms = given[1][0].numel() if len(given[1]) else 0
+    for call in (given, given[:4]):
+        found = firefly_split_forward(*call, mirror=mirror, activation="relu", **options)
+        expected = reference.firefly_split_forward(*call, mirror=mirror, activation="relu", **options)
+        # the library rounds a and d to the dtype, and its sums on the way to the arithmetic's
+        size = sizes(call, mirror, options)
+        bound = size * (4 * torch.finfo(dtype).eps + (terms + 4) * compute_eps(dtype))
+        assert found.shape == expected.shape
+        assert found.dtype == dtype
+        assert ((found.double() - expected.double()).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize(("name", "device"), OF_LAYERS, indirect=["device"])
+def test_gradients_of_layers(name: str, activation: str, dtype: torch.dtype, device: str) -> None:
+    found = {}
+    for call in (firefly_split_forward, reference.firefly_split_forward):
+        given, mirror, options = layer(name, dtype, device, "channels-last")
+        leaves = [t.requires_grad_() for t in given]
+        y = call(*leaves, mirror=mirror, activation=activation, **options)
+        grad = numbers(*y.shape, dtype=dtype, seed=10, device=device)
+        found[call] = torch.autograd.grad(y, leaves, grad)
+    for one, other in zip(*found.values(), strict=True):
+        assert one.shape == other.shape
+        # sums of up to a few hundred products, whose sizes those of the largest result stand for
+        room = 300 * torch.finfo(dtype).eps * max(float(other.abs().max()) if other.numel() else 0, 1)
+        torch.testing.assert_close(one, other, rtol=0, atol=room)
+
+
+@pytest.mark.parametrize("name", ["linear", "3x3, odd and unpadded", "stride"])
+def test_gradcheck_of_layers(name: str) -> None:
+    given, mirror, options = layer(name, torch.float64, "cpu")
+    leaves = [t.requires_grad_() for t in given]
+    assert torch.autograd.gradcheck(
+        lambda *t: firefly_split_forward(*t, mirror=mirror, activation="tanh", **options), leaves, fast_mode=True
+    )
+
+
+def test_only_what_is_asked_for_has_a_gradient() -> None:
+    x, w, delta, epsilon = numbers(4, 3), numbers(5, 3), numbers(5, 3), numbers(5).requires_grad_()
+    firefly_split_forward(x, w, delta.requires_grad_(), epsilon).sum().backward()
+    assert w.grad is None
+    assert delta.grad is not None
+    assert epsilon.grad is not None
+
+
+@pytest.mark.parametrize("how", ["contiguous", "channels-last"])
+def test_the_kernel_of_small_convolutions_takes_their_shapes(how: str, isa: str) -> None:
+    """Samples that are walked together and the last ones that are fewer, rows of tiles that fill no vector."""
+    for x, neurons, padding in [
+        ((9, 3, 8, 8), 5, 1),
+        ((20, 2, 3, 3), 2, 1),
+        ((2, 17, 32, 33), 17, (0, 2)),
+        ((17, 1, 2, 1), 1, 1),
+    ]:
+        leaves = [
+            numbers(*x, dtype=torch.float32),
+            *(numbers(neurons, x[1], 3, 3, dtype=torch.float32, seed=i) for i in (1, 2)),
+        ]
+        leaves += [numbers(neurons, dtype=torch.float32, seed=3)]
+        leaves[0] = memory(leaves[0], how)
+        assert conv.suits(leaves[0], leaves[1], 1, padding, 1)
+        order = torch.contiguous_format if leaves[0].is_contiguous() else torch.channels_last
+        plain = firefly_split_forward(*leaves, activation="gelu", padding=padding)
+        found = firefly_split_forward(*(t.requires_grad_() for t in leaves), activation="gelu", padding=padding)
+        assert torch.equal(plain, found)
+        assert plain.stride() == leaves[0].new_empty(plain.shape).contiguous(memory_format=order).stride()
+        expected = reference.firefly_split_forward(*leaves, activation="gelu", padding=padding)
+        # 9 inputs' products, and in the transforms sums of up to 16 numbers of a patch
+        assert (found - expected).abs().max() <= 64 * torch.finfo(torch.float32).eps * expected.abs().max()
+
+
+def test_only_its_own_convolutions_go_to_that_kernel() -> None:
+    x, w = numbers(2, 3, 6, 6, dtype=torch.float32), numbers(4, 3, 3, 3, dtype=torch.float32)
+    assert conv.suits(x, w, 1, 1, 1)
+    assert not conv.suits(x, w, 2, 1, 1)
+    assert not conv.suits(x, numbers(conv.LARGEST // 3 + 1, 3, 3, 3, dtype=torch.float32), 1, 1, 1)
+    assert not conv.suits(x, w, 1, 1, (1, 2))
+    assert not conv.suits(x, w, 1, "same", 1)
+    assert not conv.suits(x, w[..., :1], 1, 1, 1)
+    assert not conv.suits(x.double(), w.double(), 1, 1, 1)
+
+
+def test_gradients_of_gradients_of_small_convolutions() -> None:
+    """In float32 by hand, because the kernel has no float64: against those of the reference."""
+    found = []
+    for call in (firefly_split_forward, reference.firefly_split_forward):
+        given, mirror, options = layer("3x3, odd and unpadded", torch.float32, "cpu")
+        leaves = [t.requires_grad_() for t in given]
+        y = call(*leaves, mirror=mirror, activation="tanh", **options)
+        first = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
+        found.append(torch.autograd.grad(torch.stack([t.square().sum() for t in first]).sum(), leaves))
+    for one, other in zip(*found, strict=True):
+        assert (one - other).abs().max() <= 1000 * torch.finfo(torch.float32).eps * other.abs().max()
+
+
+def test_torch_accepts_the_convolution() -> None:
+    x, stacked, *vectors = layer("3x3", torch.float32, "cpu")[0][:2] + [
+        numbers(n, dtype=torch.float32) for n in (5, 2, 2)
+    ]
+    stacked = stacked[:, : x.shape[1]].contiguous()
+    for keep in (True, False):
+        given = (x, stacked[:4], vectors[0][:4], vectors[1], None, vectors[2], None, "silu", [1, 1], keep)
+        tests = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
+        torch.library.opcheck(torch.ops.pcl.firefly_conv.default, given, test_utils=tests)
+
+
+def test_compile_traces_through() -> None:
+    given, mirror, options = layer("3x3", torch.float32, "cpu")
+    traced = torch.compile(
+        lambda *t: firefly_split_forward(*t, mirror=mirror, **options) + 1, backend="eager", fullgraph=True
+    )
+    assert torch.equal(traced(*given), firefly_split_forward(*given, mirror=mirror, **options) + 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "word"),
+    [
+        (lambda x, v: firefly_split_forward(x, x[0], x[0], v), ValueError, "weight: expected"),
+        (lambda x, v: firefly_split_forward(x, x[:, :2], x[:, :2], v), ValueError, r"x: expected shape \(\.\.\., 2\)"),
+        (
+            lambda x, v: firefly_split_forward(x, x[..., None, None], x, v),
+            ValueError,
+            r"x: expected shape \(B, 3, H, W\)",
+        ),
+        (lambda x, v: firefly_split_forward(x, x, x[:2], v), ValueError, "delta must have weight's shape"),
+        (lambda x, v: firefly_split_forward(x, x.double(), x, v), TypeError, r"weight: expected torch\.float32"),
+        (lambda x, v: firefly_split_forward(x, x, x, v, bias=v.double()), TypeError, r"bias: expected torch\.float32"),
+        (lambda x, v: firefly_split_forward(x, x, x, v, delta_bias=v[:1]), ValueError, r"delta_bias: expected shape"),
+    ],
+)
+def test_errors_name_the_argument(call: Callable[..., object], error: type[Exception], word: str) -> None:
+    with pytest.raises(error, match=word):
+        call(numbers(3, 3, dtype=torch.float32), numbers(3, dtype=torch.float32))
