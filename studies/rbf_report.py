@@ -53,6 +53,7 @@ def draw(methods: Mapping[str, Curves], new: Mapping[str, Curves], target: Path)
 
     from pcl.report.style import DASHES, LIGHT
 
+    colours = (*LIGHT, "0.45")
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     axes: Any = figure.subplots(1, 2, sharey=True)
     for axis, curves, title in zip(axes, (methods, new), ("ways to grow", "Firefly by new candidates"), strict=True):
@@ -63,8 +64,8 @@ def draw(methods: Mapping[str, Curves], new: Mapping[str, Curves], target: Path)
                 errors = [_error(column) for column in columns]
                 low, high = zip(*((max(m - e, m / 10), m + e) for m, e in zip(means, errors, strict=True)), strict=True)
                 neurons = range(1, len(means) + 1)
-                axis.fill_between(neurons, low, high, color=LIGHT[i % len(LIGHT)], alpha=0.12, linewidth=0)
-                style = {"color": LIGHT[i % len(LIGHT)], "ls": DASHES[i % len(DASHES)]}
+                axis.fill_between(neurons, low, high, color=colours[i], alpha=0.12, linewidth=0)
+                style = {"color": colours[i], "ls": DASHES[i % len(DASHES)]}
                 axis.plot(neurons, means, marker="o", ms=3.5, label=name, **style)
         axis.set(yscale="log", title=title, xlabel="neurons allowed")
         axis.grid(color="0.9")
