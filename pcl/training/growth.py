@@ -91,6 +91,10 @@ class Grow:
     The samples are the next ``batches`` batches of the tasks' streams, of the current epoch. They stay next, so that
     training sees them all the same, and a run that is resumed grows in the same way to the bit.
 
+    Stored samples of finished tasks are left out of rehearsal, as nothing that they use changes: a memory that holds no
+    others, such as :class:`pcl.ClassMemory`, has no effect beside a growing model; a :class:`pcl.ReservoirMemory` also
+    holds those of running tasks.
+
     Give it to the Trainer with the other callbacks, before those that save checkpoints; its state is part of them.
 
     Args:

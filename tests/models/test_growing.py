@@ -318,6 +318,8 @@ def test_growing_says_what_it_was_asked_wrongly() -> None:
         model.grow(Firefly(), {"b": [(x, y)]}, Budget(neurons=1), weights={"a": 1.0})
     with pytest.raises(TypeError, match="samples with their task"):
         model.encode(x)
+    with pytest.raises(ValueError, match="no task is called 'z'; there are"):
+        model(x, "z")
     model.task_ended("a")  # twice is once
     assert model.running == ("b",)
 

@@ -62,3 +62,32 @@ def test_a_layer_in_evaluation_mode_is_left_alone() -> None:
     with resting(root, {"0": torch.tensor([True, False, False])}):
         assert "forward" not in vars(root[0])
         assert torch.equal(root(x), nn.BatchNorm1d(3).eval()(x))
+
+
+def test_one_sample_is_refused_as_torch_refuses_it() -> None:
+    """Its variance is none, and would make the running one NaN."""
+    root = nn.Sequential(nn.BatchNorm1d(3))
+    before = copy.deepcopy(root.state_dict())
+    with pytest.raises(ValueError, match="more than 1 value"), resting(root, {"0": torch.tensor([True, False, False])}):
+        root(torch.randn(1, 3))
+    assert all(torch.equal(now, before[name]) for name, now in root.state_dict().items())
+
+
+def test_bfloat16_is_rounded_once_however_far_the_mean_is_from_0() -> None:
+    torch.manual_seed(0)
+    root = nn.Sequential(nn.BatchNorm2d(4))
+    nn.init.constant_(root[0].running_mean, 30.0)
+    rest = torch.tensor([True, False, True, False])
+    x = (torch.randn(16, 4, 5, 5) + 30).bfloat16().requires_grad_()
+    exact = copy.deepcopy(root).double()
+    frozen = copy.deepcopy(exact).eval()
+    leaf = x.detach().double().requires_grad_()
+    expected = torch.where(rest.view(-1, 1, 1), frozen(leaf), exact(leaf))
+    with resting(root, {"0": rest}):
+        y = root(x)
+    assert y.dtype == torch.bfloat16
+    v = torch.randn_like(expected)
+    (found,) = torch.autograd.grad((y * v).sum(), x)
+    (gradient,) = torch.autograd.grad((expected * v).sum(), leaf)
+    torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=1e-3)
+    torch.testing.assert_close(found.double(), gradient, rtol=2**-6, atol=2**-6)

@@ -127,7 +127,13 @@ class GrowingModel(ContinualModel):
         return self._made
 
     def masks_of(self, task: str) -> TaskMasks:
-        """The masks of a task."""
+        """The masks of a task.
+
+        Raises:
+            ValueError: for a task that never began.
+        """
+        if task not in self.task_classes:
+            raise ValueError(f"GrowingModel: no task is called {task!r}; there are {', '.join(self.tasks) or 'none'}")
         found = self.masks[self.tasks.index(task)]
         assert isinstance(found, TaskMasks)
         return found

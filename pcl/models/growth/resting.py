@@ -34,6 +34,8 @@ def resting(root: nn.Module, channels: Mapping[str, Tensor]) -> Iterator[None]:
 def _forward(norm: _BatchNorm, rest: Tensor, x: Tensor) -> Tensor:
     if x.dim() < 2 or x.shape[1] != norm.num_features:  # which the operator below does not look at
         raise ValueError(f"BatchNorm: expected (B, {norm.num_features}, ...), got {tuple(x.shape)}")
+    if x.numel() == x.shape[1]:
+        raise ValueError(f"BatchNorm: expected more than 1 value per channel when training, got {tuple(x.shape)}")
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
@@ -71,7 +73,7 @@ class _Normalised(torch.autograd.Function):
         ctx.save_for_backward(x, weight, mean, inverse, rest)
         ctx.eps = eps
         scale = weight * inverse
-        return torch.addcmul(_along(bias - mean * scale, x), x, _along(scale, x))
+        return torch.addcmul(_along(bias - mean * scale, x), x, _along(scale, x)).to(x.dtype)  # rounded once
 
     @staticmethod
     @once_differentiable
@@ -83,8 +85,8 @@ class _Normalised(torch.autograd.Function):
         scale = torch.where(rest, weight * inverse, 0.0) * (len(mean) / x.numel())  # A / count where it rests
         slope = scale * of_weight * inverse
         of_x = of_x.addcmul(x, _along(slope, x)).add_(_along(scale * of_bias - mean * slope, x))  # + A (k + u l)
-        return of_x, of_weight, of_bias, None, None, None, None
+        return of_x.to(x.dtype), of_weight, of_bias, None, None, None, None
 
 
 def _along(channels: Tensor, x: Tensor) -> Tensor:
-    return channels.to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+    return channels.view(-1, *[1] * (x.dim() - 2))
