@@ -40,7 +40,7 @@ def report(found: Found, title: str) -> str:
 def draw(found: Found, title: str, target: Path) -> None:
     """Accuracy over size, every seed a dot, their mean a larger one; and how accuracy on tasks fares after them."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     from pcl.report.style import LIGHT
 
@@ -57,6 +57,7 @@ def draw(found: Found, title: str, target: Path) -> None:
         axis.plot(*zip(*sorted(means), strict=True), "-D", color=LIGHT[i], markersize=5, label=method)
     axis.set(xscale="log", xlabel="parameters of all tasks together", title=title)
     axis.set_ylabel("accuracy over the ten tasks in the end, %")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(color="0.9")
