@@ -22,14 +22,15 @@ need() {
     fi
 }
 
-# build NAME COMPILER FLAGS...: the instruction sets and flags are those of setup.py; -O1 keeps reports readable.
+# build NAME COMPILER every|one FLAGS...: every instruction set or the baseline alone, with the flags of setup.py; -O1
+# keeps reports readable.
 build() {
-    name=$1 cxx=$2
-    shift 2
+    name=$1 cxx=$2 sets=$3
+    shift 3
     mkdir "$out/$name"
     common="$cxx -std=c++17 -O1 -g1 -fno-omit-frame-pointer -fopenmp -fno-math-errno -I$csrc -w $*"
     isas=baseline
-    case $(uname -m) in x86_64 | amd64) isas="baseline avx2 avx512" common="$common -DPCL_BUILT_avx2 -DPCL_BUILT_avx512" ;; esac
+    case $sets,$(uname -m) in every,x86_64 | every,amd64) isas="baseline avx2 avx512" common="$common -DPCL_BUILT_avx2 -DPCL_BUILT_avx512" ;; esac
     once="-DPCL_ISA=baseline -ffp-contract=off"
     {
         for isa in $isas; do
@@ -51,7 +52,7 @@ build() {
 
 address() {
     need g++ g++
-    build address g++ -fsanitize=address,undefined -fno-sanitize-recover=all
+    build address g++ every -fsanitize=address,undefined -fno-sanitize-recover=all
     ASAN_OPTIONS=detect_stack_use_after_return=1:strict_init_order=1 UBSAN_OPTIONS=print_stacktrace=1 \
         "$out/address/driver"
     echo "address, undefined: clean"
@@ -61,7 +62,7 @@ thread() {
     need clang++ "clang libomp-dev"
     archer=$(dirname "$(readlink -f "$(command -v clang++)")")/../lib/libarcher.so
     [ -e "$archer" ] || need libarcher.so libomp-dev
-    build thread clang++ -fsanitize=thread
+    build thread clang++ one -fsanitize=thread  # how work is shared does not depend on the instruction set
     OMP_TOOL_LIBRARIES=$archer ARCHER_OPTIONS=verbose=1 \
         TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 "$out/thread/driver" >"$out/said" 2>&1 ||
         { cat "$out/said" >&2; exit 1; }
