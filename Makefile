@@ -51,6 +51,9 @@ study: $(VENV)/.all
 	$(BIN)/python -m studies.emgd_tables --figure alpha --situations 4 --data-root $(DATA)
 	$(BIN)/python -m studies.emgd_tables --table I II --scenario ps-emnist --full --data-root $(DATA)
 	$(BIN)/python -m studies.emgd_tables --table switches --figure 5 7 8 --situations 5 --data-root $(DATA)
+	$(BIN)/python -m studies.firefly_rbf
+	$(BIN)/python -m studies.firefly_width --data-root $(DATA)
+	$(BIN)/python -m studies.firefly_continual --data-root $(DATA)
 	$(BIN)/python -m studies.mqar
 	$(BIN)/python -m studies.sequential_mnist --data-root $(DATA)
 

@@ -52,8 +52,9 @@ def refuse_without_effect(config: RunConfig) -> None:
     whole = config.resolved()
     for name, (reads, owner) in READ.items():
         given, default = getattr(config, name), getattr(RunConfig, name)
-        usual = getattr(replace(config, **{name: default}).resolved(), name)
-        if given not in (default, usual) and not reads(whole):
+        if given == default or reads(whole):
+            continue
+        if given != getattr(replace(config, **{name: default}).resolved(), name):
             raise ValueError(f"{name}: it belongs to {owner}, and would have no effect on this run; leave it out")
 
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
 from pcl import (
     AGEM,
     BGD,
@@ -22,8 +20,6 @@ from pcl import (
     ReservoirMemory,
     Sum,
 )
-from pcl.memory.base import Memory, MemoryBatch, distinct
-from pcl.memory.incoming import Incoming
 from studies.gmed_benchmarks import BENCHMARKS
 from studies.gss_by_batches import GSSByBatches
 
@@ -48,22 +44,8 @@ def _replay(**more: Any) -> dict[str, Any]:
     return {"weighting": Sum(), "memory": ReservoirMemory(MEMORY), "memory_batch": BATCH, **more}
 
 
-def _mir() -> MIR:
-    return MIR(50, lr=LEARNING_RATE)
-
-
-class MIROfOtherTasks(MIR):
-    """With candidates of the tasks that are over alone, as the released code of MIR has it; at random while there are
-    none. GMED's paper leaves this out, as it knows of tasks."""
-
-    def __call__(self, memory: Memory, incoming: Incoming, count: int, draws: torch.Generator) -> MemoryBatch:
-        """See :class:`pcl.memory.retrieval.Retrieval`."""
-        over = torch.tensor([i for i, name in enumerate(memory.names) if name not in incoming.batches])
-        rows = torch.isin(memory.task, over).nonzero()[:, 0]
-        if len(rows) == 0:
-            return memory.sample(count, draws)
-        candidates = memory.take(rows[distinct(self.candidates, len(rows), draws)])
-        return candidates.take(self.rise(candidates, incoming).argsort(descending=True, stable=True)[:count])
+def _mir(*, finished_only: bool = False) -> MIR:
+    return MIR(50, lr=LEARNING_RATE, finished_only=finished_only)
 
 
 def _gmed(run: Run, *, stride: float | None = None, **more: Any) -> GMEDEdit:
@@ -135,8 +117,8 @@ VARIANTS: dict[str, Compose] = {
     "GSS-Greedy, compared with 3": lambda run: _replay(memory=GSSGreedy(MEMORY, compared=3)),
     "GSS-Greedy, compared with 100": lambda run: _replay(memory=GSSGreedy(MEMORY, compared=100)),
     "GSS-Greedy of the released code": lambda run: _replay(memory=GSSByBatches(MEMORY)),
-    "MIR of other tasks": lambda run: _replay(retrieval=MIROfOtherTasks(50, lr=LEARNING_RATE)),
-    "MIR of other tasks + GMED": lambda run: _mir_gmed(run, MIROfOtherTasks(50, lr=LEARNING_RATE)),
+    "MIR of other tasks": lambda run: _replay(retrieval=_mir(finished_only=True)),
+    "MIR of other tasks + GMED": lambda run: _mir_gmed(run, _mir(finished_only=True)),
     "MIR + GMED, stride 1": lambda run: _mir_gmed(run, stride=1.0),
     "MIR + GMED, stride 10": lambda run: _mir_gmed(run, stride=10.0),
     "MIR + GMED within 0 to 1": lambda run: _mir_gmed(run, valid=(0.0, 1.0)),

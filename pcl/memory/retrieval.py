@@ -102,7 +102,7 @@ def _finished(memory: Memory, incoming: Incoming) -> Tensor:
             f"{type(memory).__name__} does not derive from pcl.memory.base.Table"
         )
     rows = [part for task, part in memory.rows_by_task() if memory.names[task] not in incoming.batches]
-    return torch.cat(rows) if rows else torch.empty(0, dtype=torch.int64)
+    return torch.cat(rows).sort().values if rows else torch.empty(0, dtype=torch.int64)
 
 
 Group = Literal["task", "class"]

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from pcl_kernels import _C
 from pcl_kernels.firefly_score import op as score_op
 from pcl_kernels.firefly_split import op as split_op
-from tests.kernels.backends import BACKENDS  # before triton: tells it to interpret where there is no GPU
+from tests.kernels.ways import ways
 
-assert BACKENDS
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 SMOOTH = ["identity", "gelu", "silu", "tanh", "sigmoid", "gaussian"]
 ACTIVATIONS = [*SMOOTH, "relu"]
 
 
-def _use(isa: str) -> Callable[[pytest.MonkeyPatch], str]:
-    def enter(patch: pytest.MonkeyPatch) -> str:
-        _C.use_isa(isa)
-        return "cpu"
-
-    return enter
-
-
-def _interpret(patch: pytest.MonkeyPatch) -> str:
+def _interpret(patch: pytest.MonkeyPatch) -> None:
     """The GPU forms on CPU tensors, also where a gradient is wanted."""
-    if torch.cuda.is_available():
-        pytest.skip("runs on the device instead")
     from pcl_kernels.firefly_score import triton as score
     from pcl_kernels.firefly_split import triton as split
 
@@ -40,19 +26,9 @@ def _interpret(patch: pytest.MonkeyPatch) -> str:
         patch.setattr(split_op, name, split.firefly_split)
     patch.setattr(split_op, "_backward_op", split.firefly_split_backward)
     patch.setattr(score_op, "_score_cpu", score.firefly_score)
-    return "cpu"
 
 
-def _cuda(patch: pytest.MonkeyPatch) -> str:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    return "cuda"
-
-
-WAYS = [pytest.param(_use(isa), id=f"cpu-{isa}") for isa in _C.isas()]
-WAYS.append(pytest.param(_cuda, id="cuda", marks=pytest.mark.gpu))
-if importlib.util.find_spec("triton"):
-    WAYS.append(pytest.param(_interpret, id="triton-interpreted"))
+WAYS = ways(_interpret)
 
 #: sizes around vectors, tiles and tasks; nothing at all of samples, neurons and positions
 SHAPES = [(2, 3), (70, 33), (1, 1, 1), (3, 16, 7), (2, 20, 6, 5), (2, 4, 3, 2, 5), (3, 1, 40), (0, 3, 4), (2, 0, 4),

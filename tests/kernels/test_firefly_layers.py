@@ -12,12 +12,12 @@ from torch import Tensor
 from pcl_kernels import _C, firefly_split_forward
 from pcl_kernels.firefly_split import conv, reference
 from tests.kernels.firefly_cases import WAYS, compute_eps, memory, numbers
+from tests.kernels.ways import entered
 
 
 @pytest.fixture(params=WAYS)
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    yield request.param(monkeypatch)
-    _C.use_isa(_C.isas()[-1])
+    yield from entered(request.param, monkeypatch)
 
 
 LAYERS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import pcl_kernels
-from pcl_kernels import _C, firefly_score, firefly_split
+from pcl_kernels import firefly_score, firefly_split
 from pcl_kernels.firefly_score import reference
 from tests.kernels.firefly_cases import (
     ACTIVATIONS,
@@ -23,12 +23,12 @@ from tests.kernels.firefly_cases import (
     numbers,
     operands,
 )
+from tests.kernels.ways import entered
 
 
 @pytest.fixture(params=WAYS)
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    yield request.param(monkeypatch)
-    _C.use_isa(_C.isas()[-1])
+    yield from entered(request.param, monkeypatch)
 
 
 def score(call: Callable[..., Tensor], o: Operands, activation: str, points: int = 3) -> Tensor:

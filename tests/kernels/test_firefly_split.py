@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import pcl_kernels
-from pcl_kernels import _C, firefly_split, firefly_split_forward
+from pcl_kernels import firefly_split, firefly_split_forward
 from pcl_kernels.firefly_split import reference
 from pcl_kernels.firefly_split.layout import block, walk_of
 from tests.kernels.firefly_cases import (
@@ -26,12 +26,12 @@ from tests.kernels.firefly_cases import (
     numbers,
     operands,
 )
+from tests.kernels.ways import entered
 
 
 @pytest.fixture(params=WAYS)
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    yield request.param(monkeypatch)
-    _C.use_isa(_C.isas()[-1])
+    yield from entered(request.param, monkeypatch)
 
 
 # ---- the reference

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,50 +10,24 @@ import torch
 from torch import Tensor
 
 import pcl_kernels
-from pcl_kernels import _C, channel_affine, channel_sums, sample_conv, sample_conv_transpose
+from pcl_kernels import channel_affine, channel_sums, sample_conv, sample_conv_transpose
 from pcl_kernels.memory_edit import op, reference
-from tests.kernels.backends import BACKENDS  # before triton: tells it to interpret where there is no GPU
+from tests.kernels.ways import entered, ways
 
-assert BACKENDS
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 
-def _use(isa: str) -> Callable[[pytest.MonkeyPatch], str]:
-    def enter(patch: pytest.MonkeyPatch) -> str:
-        _C.use_isa(isa)
-        return "cpu"
-
-    return enter
-
-
-def _interpret(patch: pytest.MonkeyPatch) -> str:
-    """The GPU forms on CPU tensors."""
+def _interpret(patch: pytest.MonkeyPatch) -> None:
     gpu = pytest.importorskip("pcl_kernels.memory_edit.triton")
-    if torch.cuda.is_available():
-        pytest.skip("runs on the device instead")
     patch.setattr(op, "_sums_cpu", gpu.channel_sums)
     patch.setattr(op, "_affine_cpu", gpu.channel_affine)
     patch.setattr(op, "_sample_conv_cpu", gpu.sample_conv)
     patch.setattr(op, "_transpose_cpu", gpu.sample_conv_transpose)
-    return "cpu"
 
 
-def _cuda(patch: pytest.MonkeyPatch) -> str:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    return "cuda"
-
-
-WAYS = [pytest.param(_use(isa), id=f"cpu-{isa}") for isa in _C.isas()]
-WAYS.append(pytest.param(_cuda, id="cuda", marks=pytest.mark.gpu))
-if importlib.util.find_spec("triton"):
-    WAYS.append(pytest.param(_interpret, id="triton-interpreted"))
-
-
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=ways(_interpret))
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    yield request.param(monkeypatch)
-    _C.use_isa(_C.isas()[-1])
+    yield from entered(request.param, monkeypatch)
 
 
 def numbers(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu") -> Tensor:

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pcl import BGD, MIR, MLP, BeforeUpdate, ContinualModel, GMEDEdit, ReservoirMemory
+from pcl import BGD, MIR, BeforeUpdate, GMEDEdit
 from pcl.data.images import ImageData
-from pcl.memory.incoming import Incoming
 from pcl.training.evaluation import accuracy
 from studies import gmed_table as study
 from studies.gmed_benchmarks import BENCHMARKS, ROWS, Task, split_mnist
-from studies.gmed_methods import METHODS, OWN_CLASSES, PASSES, TUNED, VARIANTS, MIROfOtherTasks, Run
+from studies.gmed_methods import METHODS, OWN_CLASSES, PASSES, TUNED, VARIANTS, Run
 from studies.gmed_report import by_seed, draw, overview, report
 from studies.runs import key_of
 
@@ -111,23 +110,6 @@ def test_the_optimizer_may_be_part_of_a_method(data: ImageData) -> None:
     assert isinstance(trainer.optimizer, BGD)
     assert trainer.optimizer.param_groups[0]["samples"] == 10
     assert trainer.step_count == 10
-
-
-def test_candidates_of_other_tasks_alone() -> None:
-    torch.manual_seed(0)
-    model = ContinualModel(MLP(4, [5]), 5, "class")
-    memory = ReservoirMemory(30)
-    draws = torch.Generator().manual_seed(0)
-    for task in "abc":
-        model.add_task(task, [0, 1])
-        memory.observe(task, torch.randn(10, 4), torch.arange(10) % 2, [0, 1], draws)
-    incoming = Incoming(model, {"c": [(torch.randn(10, 4), torch.arange(10) % 2)]})
-    retrieval = MIROfOtherTasks(50, lr=0.5)
-    found = retrieval(memory, incoming, 4, draws)
-    of_others = memory.take(torch.arange(20))
-    assert set(found.index.tolist()) == set(retrieval.rise(of_others, incoming).topk(4).indices.tolist())
-    everywhere = Incoming(model, {task: [(torch.randn(2, 4), torch.arange(2))] for task in "abc"})
-    assert len(retrieval(memory, everywhere, 4, draws).y) == 4
 
 
 def test_one_draw_of_images_leaves_the_first_weights_to_the_seed() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from growth_cases import Watch, said, stream, three, trainer
 from torch import Tensor
 from training_cases import everything, same
 
@@ -40,67 +41,11 @@ from pcl import (
     SigmoidDistillation,
     Stream,
     Trainer,
-    is_memory,
 )
 from pcl.models.growth.choice import Budget
 from pcl.models.growth.firefly import Firefly
 from pcl.training.record import METRICS, RunRecorder
 from tests.models.growing_cases import CLASSES, backbone, growing, samples
-
-AFTER_FOUR = GrowWhen("task", steps=4)
-
-
-def stream(task: str, batches: int = 8, **arguments: Any) -> Stream:
-    return Stream(
-        task, [samples(task, 4, seed=i) for i in range(batches)], CLASSES[task], test=samples(task), **arguments
-    )
-
-
-class Watch:
-    """What finished tasks said when they ended, and all records."""
-
-    def __init__(self) -> None:
-        self.said: dict[str, Tensor] = {}
-        self.steps: list[dict[str, Any]] = []
-        self.growths: list[dict[str, Any]] = []
-        self.sizes: list[int] = []
-
-    def on_step(self, trainer: Trainer, record: dict[str, Any]) -> None:
-        self.steps.append(record)
-
-    def on_growth(self, trainer: Trainer, record: dict[str, Any]) -> None:
-        self.growths.append(record)
-        assert isinstance(trainer.model, GrowingModel)
-        named = trainer.model.named_parameters()
-        self.sizes.append(sum(p.numel() for name, p in named if not name.startswith("masks.")))
-
-    def on_task_end(self, trainer: Trainer, task: str) -> None:
-        self.said[task] = said(trainer, task)
-
-
-@torch.no_grad()
-def said(trainer: Trainer, task: str) -> Tensor:
-    trainer.model.eval()
-    found: Tensor = trainer.model(samples(task, 32, seed=77)[0], task)
-    trainer.model.train()
-    return found
-
-
-def trainer(*streams: Stream, when: GrowWhen = AFTER_FOUR, neurons: int = 4, **arguments: Any) -> tuple[Trainer, Watch]:
-    torch.manual_seed(0)
-    watch = Watch()
-    grow = Grow(Firefly(new=3, steps=3, lr=0.05), Budget(neurons=neurons), when, batches=2)
-    given: dict[str, Any] = {"optimizer": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1)}
-    made = Trainer(growing(), callbacks=[grow, watch], **{**given, **arguments})
-    for s in streams:
-        made.add(s)
-    return made, watch
-
-
-def three(batches: int = 8) -> list[Stream]:
-    """One after the other, and two at once."""
-    return [stream("a", batches), stream("b", batches, start=8), stream("c", batches, start=10)]
-
 
 WITH: dict[str, Callable[[], dict[str, Any]]] = {
     "mean": dict,
@@ -299,19 +244,6 @@ def test_by_hand() -> None:
         grow.now(t, ["a"])
     t.fit()
     assert grow.now(t) is None  # nothing runs
-
-
-def test_samples_of_finished_tasks_are_not_rehearsed() -> None:
-    t, watch = trainer(*three(), memory=ClassMemory(3))
-    t.fit()
-    assert t.memory is not None
-    assert len(t.memory) > 0
-    assert not any(is_memory(task) for record in watch.steps for task in record["tasks"])
-    t, watch = trainer(*three(), memory=ReservoirMemory(30))
-    t.fit()
-    rehearsed = [record["step"] for record in watch.steps if any(map(is_memory, record["tasks"]))]
-    assert 8 not in rehearsed  # a has ended, of b nothing is stored yet
-    assert {3, 12} <= set(rehearsed)
 
 
 def test_every_strategy_gives_the_same_steps() -> None:

@@ -1,7 +1,9 @@
 """What is left of a draw from the memory beside a model whose finished tasks no longer learn."""
 
 import torch
+from growth_cases import three, trainer
 
+from pcl import ClassMemory, ReservoirMemory, is_memory
 from pcl.memory.base import MemoryBatch
 from pcl.training.rehearsal import _unsettled
 from tests.models.growing_cases import CLASSES, growing
@@ -27,3 +29,16 @@ def test_finished_tasks_are_left_out_and_no_sample_is_alone() -> None:
     assert found is not None
     assert found.index.tolist() == [0, 1]
     assert _unsettled(model, drawn(1), 1) is not None  # as many as were asked for
+
+
+def test_samples_of_finished_tasks_are_not_rehearsed() -> None:
+    t, watch = trainer(*three(), memory=ClassMemory(3))
+    t.fit()
+    assert t.memory is not None
+    assert len(t.memory) > 0
+    assert not any(is_memory(task) for record in watch.steps for task in record["tasks"])
+    t, watch = trainer(*three(), memory=ReservoirMemory(30))
+    t.fit()
+    rehearsed = [record["step"] for record in watch.steps if any(map(is_memory, record["tasks"]))]
+    assert 8 not in rehearsed  # a has ended, of b nothing is stored yet
+    assert {3, 12} <= set(rehearsed)
