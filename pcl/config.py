@@ -87,7 +87,7 @@ class RunConfig:
     """stored samples per class"""
     memory: MemoryName | None = None
     """class: n samples per class of finished tasks; ring: the last n; reservoir: a uniform sample of all that was seen,
-    of running tasks too; others see `pcl list`. Default: the method's, class where it has none"""
+    of running tasks too; others see `pcl list`. Default: the method's, else class, or reservoir with grow"""
     memory_size: int | None = None
     """samples in a memory of a fixed size; default: as many as memory_per_class makes of all classes"""
     memory_storage: str | None = None
@@ -177,6 +177,8 @@ class RunConfig:
             own["starts"] = spec.timeline
         own |= {"memory_tasks": WEIGHTINGS[method.weighting].memory_tasks}
         own |= {"memory": "class", "retrieval": "random", "head": "linear", "inference": "model", "optimizer": "adam"}
+        if self.grow is not None:
+            own["memory"] = "reservoir"  # which holds samples of running tasks, that alone have a gradient there
         own |= method.settings
         if (self.optimizer or own["optimizer"]) == "bgd":
             own["lr"] = 1.0  # the closed form

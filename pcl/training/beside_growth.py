@@ -7,7 +7,9 @@ from pcl.losses.lwf import LwF
 from pcl.losses.sigmoid_distillation import SigmoidDistillation
 from pcl.memory.base import MeetsModel
 from pcl.memory.before_update import BeforeUpdate
+from pcl.memory.class_memory import ClassMemory
 from pcl.memory.gss import GSSGreedy
+from pcl.memory.retrieval import MIR
 from pcl.training.bgd import BGD
 from pcl.weighting.moco import MoCo
 
@@ -36,6 +38,10 @@ def check_growing(trainer: "Trainer") -> None:
         _refuse(type(trainer.memory).__name__, "it asks the backbone about samples without saying whose they are")
     if trainer.memory_tasks == "each":
         _refuse("memory_tasks='each'", "stored samples of finished tasks have no gradient there and constrain no step")
+    if isinstance(trainer.memory, ClassMemory):
+        _refuse("ClassMemory", "it stores samples as tasks end, and those of finished tasks have no gradient there")
+    if isinstance(trainer.retrieval, MIR) and trainer.retrieval.finished_only:
+        _refuse("MIR of finished tasks", "their samples have no gradient there")
     if isinstance(trainer.edit, BeforeUpdate):
         _refuse("an edit before the update", "it may change samples of finished tasks, which have no gradient there")
     if isinstance(trainer.weighting, MoCo):

@@ -35,7 +35,7 @@ class GrowWhen:
         steps: see above.
         fall: see above.
         loss: a task whose mean loss over its last ``steps`` steps is at most that is solved, and does not grow.
-        accuracy: likewise for one whose accuracy on its test data, as last measured, is at least that.
+        accuracy: likewise for one whose accuracy on its test data, as last measured, is at least that, 0 to 1.
         solved: likewise for one of which this function of the trainer and the task says so.
         most: how often a task grows at most.
 
@@ -58,6 +58,8 @@ class GrowWhen:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"GrowWhen {name}: expected at least 1, got {value}")
+        if self.accuracy is not None and not 0 <= self.accuracy <= 1:
+            raise ValueError(f"GrowWhen accuracy: expected a share from 0 to 1, and no percent, got {self.accuracy}")
         if not 0 <= self.fall < 1:
             raise ValueError(f"GrowWhen fall: expected a share of the loss, at least 0 and below 1, got {self.fall}")
 
@@ -92,7 +94,7 @@ class Grow:
     training sees them all the same, and a run that is resumed grows in the same way to the bit.
 
     Stored samples of finished tasks are left out of rehearsal, as nothing that they use changes: a memory that holds no
-    others, such as :class:`pcl.ClassMemory`, has no effect beside a growing model; a :class:`pcl.ReservoirMemory` also
+    others, such as :class:`pcl.ClassMemory`, is refused beside a growing model; a :class:`pcl.ReservoirMemory` also
     holds those of running tasks.
 
     Give it to the Trainer with the other callbacks, before those that save checkpoints; its state is part of them.

@@ -316,6 +316,9 @@ def test_growing_says_what_it_was_asked_wrongly() -> None:
         model.grow(Firefly(), {"b": []}, Budget(neurons=1))
     with pytest.raises(ValueError, match=r"weights of \['b'\], got some of \['a'\]"):
         model.grow(Firefly(), {"b": [(x, y)]}, Budget(neurons=1), weights={"a": 1.0})
+    for given in ((Firefly(layers=2), Budget(neurons=1)), (Firefly(), Budget(layers=1))):
+        with pytest.raises(ValueError, match="expected no new layers"):
+            model.grow(given[0], {"b": [(x, y)]}, given[1])
     with pytest.raises(TypeError, match="samples with their task"):
         model.encode(x)
     with pytest.raises(ValueError, match="no task is called 'z'; there are"):

@@ -150,8 +150,9 @@ def test_errors_name_the_layer() -> None:
         WidthGraph(net, torch.randn(5, 3))
     graph = WidthGraph(net, torch.randn(5, 3), pointwise=[Branch])
     assert graph.group("0").readers == (Reader("2"),)
-    with pytest.raises(ValueError, match=r"does not run on the example, it stops at '0'"):
+    with pytest.raises(ValueError, match=r"does not run on the example, it stops at '0'") as found:
         WidthGraph(nn.Sequential(nn.Linear(3, 4)), torch.randn(5, 2))
+    assert "\n" not in str(found.value)
     with pytest.raises(ValueError, match="no group is called 'x'; there are 0, 2"):
         graph.group("x")
 

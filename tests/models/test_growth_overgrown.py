@@ -14,6 +14,7 @@ from pcl.models.growth.candidates import Candidates
 from pcl.models.growth.choice import choose, planned, steps_taken
 from pcl.models.growth.graph import Group
 from pcl.models.growth.overgrown import OverGrown
+from pcl.models.growth.plan import GroupGrowth
 from pcl.models.growth.rebuild import rebuild
 from tests.models.growth_nets import NETS, flat, made, squared_error
 
@@ -154,7 +155,7 @@ def test_candidates_refuse_what_does_not_fit() -> None:
         Candidates(graph, mirror={"0.1": torch.zeros(6)})
 
 
-def test_draws_depend_on_the_seed_and_the_group_alone() -> None:
+def test_draws_depend_on_the_seed_the_group_and_the_widths_alone() -> None:
     net, x = made("backbone")
     graph = WidthGraph(net, x)
     first, alone, other = (
@@ -162,6 +163,9 @@ def test_draws_depend_on_the_seed_and_the_group_alone() -> None:
     )
     assert torch.equal(first, alone)
     assert not torch.equal(first, other)
+    rebuild(net, graph.groups, {"0.1": GroupGrowth(split=torch.tensor([0]))})
+    later = Candidates(WidthGraph(net, x)).groups["0.3"].delta["0.3"][0]  # of a group as wide as it was
+    assert not torch.equal(first[:, :6], later[:, :6])
 
 
 def test_a_budget_is_kept_exactly() -> None:

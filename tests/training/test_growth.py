@@ -215,7 +215,7 @@ def test_what_is_solved_does_not_grow() -> None:
     assert at(GrowWhen("every", steps=4, loss=100.0)) == []
     assert at(GrowWhen("every", steps=4, loss=0.0)) == [3, 7]
     assert at(GrowWhen("every", steps=4, accuracy=0.0)) == []
-    assert at(GrowWhen("every", steps=4, accuracy=1.1), evaluate_every=1) == [3, 7]
+    assert at(GrowWhen("every", steps=4, accuracy=1.0), evaluate_every=1) == [3, 7]
     assert at(GrowWhen("every", steps=4, solved=lambda trainer, task: trainer.step_count < 6)) == [5, 9]
 
 
@@ -295,6 +295,8 @@ REFUSED: list[tuple[Callable[[], dict[str, Any]], str]] = [
     (lambda: {"memory": GSSGreedy(9)}, "GSSGreedy"),
     (lambda: {"memory": GenerativeMemory()}, "GenerativeMemory"),
     (lambda: {"memory": ClassMemory(2), "inference": FromScratch(lambda: backbone("mlp"))}, "inference"),
+    (lambda: {"memory": ClassMemory(2)}, "ClassMemory"),
+    (lambda: {"memory": ReservoirMemory(9), "retrieval": MIR(9, lr=0.1, finished_only=True)}, "MIR of finished"),
     (lambda: {"memory": ReservoirMemory(9), "edit": BeforeUpdate(GMEDEdit(0.1, lr=0.1))}, "edit before"),
     (lambda: {"optimizer": lambda p: BGD(p, lr=1.0, samples=4)}, "BGD"),
     (lambda: {"cuda_graph": True}, "cuda_graph"),
@@ -319,6 +321,8 @@ def test_errors() -> None:
         GrowWhen(most=0)
     with pytest.raises(ValueError, match="fall: expected a share"):
         GrowWhen(fall=1.0)
+    with pytest.raises(ValueError, match="accuracy: expected a share from 0 to 1, and no percent, got 95"):
+        GrowWhen(accuracy=95)
     with pytest.raises(ValueError, match="batches: expected at least 1"):
         Grow(firefly, budget, batches=0)
     for given in ((firefly, Budget(neurons=2, layers=1)), (Firefly(layers=4), budget)):

@@ -93,7 +93,7 @@ class Candidates:
         allowed: by group, bool ``(m,)``: which neurons may split or be copied; all where a group is not named.
         step: epsilon, the largest step; all steps start there.
         seed: of the first directions and weights, which are drawn from N(0, 0.1^2), and shortened to norm 1 where
-            they are longer. Draws depend on the seed, the group's name and its width alone.
+            they are longer. Draws depend on the seed, the group's name and the widths of the network alone.
 
     Attributes:
         groups: :class:`GroupCandidates` by name of the group.
@@ -156,7 +156,8 @@ def _drawn(
     graph: WidthGraph, group: Group, mirror: Tensor, allowed: Tensor, new: int, step: float, seed: int
 ) -> GroupCandidates:
     like = mirror
-    draws = generator(seed, "firefly", group.name, group.width)
+    widths = [graph.groups[name].width for name in graph.growable()]  # others after every growth
+    draws = generator(seed, "firefly", group.name, *widths)
 
     def draw(*shape: int) -> Tensor:
         values = torch.randn(shape, generator=draws, dtype=torch.float64) * _SPREAD

@@ -110,7 +110,7 @@ class Firefly:
         new: int = 8,
         split: bool = True,
         layers: int = 0,
-        steps: int = 20,
+        steps: int = 40,
         lr: float = 0.03,
         penalty: float = 1.0,
         points: int = 3,

@@ -1,5 +1,6 @@
 """Which widths of a network are tied: groups of channels, the layers that make them and the layers that read them."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,10 +96,15 @@ def _traced(model: nn.Module, pointwise: tuple[type[nn.Module], ...]) -> fx.Grap
     except Exception as error:  # whatever the model's own code raises when it meets a stand-in for a tensor
         where = repr(tracer.inside[-1]) if tracer.inside else f"the forward of {type(model).__name__}"
         raise ValueError(
-            f"the network cannot be traced, it stops in {where}: {error}. Growing needs a forward whose path does not "
-            "depend on values; name a module that acts on every number by itself in `pointwise`"
+            f"the network cannot be traced, it stops in {where}: {_said(error)}. Growing needs a forward whose path "
+            "does not depend on values; name a module that acts on every number by itself in `pointwise`"
         ) from error
     return fx.GraphModule(model, graph)  # with all its nodes: one whose value nobody uses may work in place
+
+
+def _said(error: Exception) -> str:
+    """What an error says, without the lines on its node that torch.fx puts behind it."""
+    return re.split(r"\n+While executing ", str(error))[0].rstrip(".\n")
 
 
 class _Shapes(fx.Interpreter):
@@ -123,5 +129,5 @@ def _shapes(module: fx.GraphModule, inputs: tuple[Any, ...]) -> dict[str, torch.
         with torch.no_grad():
             run.run(*inputs)
     except Exception as error:
-        raise ValueError(f"the network does not run on the example, it stops at {run.at!r}: {error}") from error
+        raise ValueError(f"the network does not run on the example, it stops at {run.at!r}: {_said(error)}") from error
     return run.shapes

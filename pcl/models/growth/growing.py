@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from pcl.models.continual import ContinualModel, Setting
@@ -17,7 +16,7 @@ from pcl.models.growth.graph import Group, Reader, WidthGraph
 from pcl.models.growth.locks import attach, close, detach, resize
 from pcl.models.growth.plan import GroupGrowth
 from pcl.models.growth.rebuild import rebuild
-from pcl.models.growth.resting import resting
+from pcl.models.growth.resting import channels_at_rest, resting
 from pcl.models.growth.task_masks import Owned, TaskMasks, gated
 from pcl.models.growth.whole import Whole, compact, is_head, of_tasks, together
 from pcl.models.heads import Head, SigmoidHead
@@ -219,7 +218,7 @@ class GrowingModel(ContinualModel):
             What was found: which candidates were chosen, their scores, and the predicted fall of the objective.
 
         Raises:
-            ValueError: for no samples, a task that has ended or never begun, or weights of other tasks.
+            ValueError: for no samples, a task that has ended or never begun, weights of other tasks, or new layers.
         """
         tasks = tuple(samples)
         for task in tasks:
@@ -227,6 +226,8 @@ class GrowingModel(ContinualModel):
                 raise ValueError(f"GrowingModel.grow: task {task!r} does not run; expected some of {self.running}")
         if not tasks or not all(samples.values()):
             raise ValueError("GrowingModel.grow: expected at least one task and a batch (x, y) of each, got none")
+        if firefly.layers or budget.layers:
+            raise ValueError("GrowingModel.grow: expected no new layers; they would change what finished tasks compute")
         share = dict.fromkeys(tasks, 1 / len(tasks)) if weights is None else weights
         if set(share) != set(tasks):
             raise ValueError(f"GrowingModel.grow: expected weights of {list(tasks)}, got some of {list(share)}")
@@ -313,7 +314,9 @@ class GrowingModel(ContinualModel):
             if mask is not None
             for reader in self._groups[group].readers
         ]
-        with gated(self.backbone, gates), resting(self.backbone, self._resting(x.names)):
+        tasks, rows = [self.masks_of(name) for name in x.names], self._layers()[0]
+        rest = channels_at_rest(self.backbone, rows, self._used, tasks, locked=bool(self._finished))
+        with gated(self.backbone, gates), resting(self.backbone, rest):
             features: Tensor = self.backbone(x.x)
         mask = masks[self._last[0]] if self._last else None
         if mask is None or self._last is None:
@@ -328,22 +331,6 @@ class GrowingModel(ContinualModel):
         if x.task is None:
             return tasks[0].mask(group)
         return torch.stack([masks.mask(group) for masks in tasks])[x.task]
-
-    def _resting(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """By BatchNorm layer, the channels whose statistics must not move: those of finished tasks, and those that none
-        of these tasks uses."""
-        tasks, rows = [self.masks_of(name) for name in names], self._layers()[0]
-        found = {}
-        for name, module in self.backbone.named_modules():
-            group = rows.get(f"backbone.{name}")
-            if not isinstance(module, _BatchNorm):
-                continue
-            if group is not None and (self._finished or not all(masks.whole(group) for masks in tasks)):
-                using = torch.stack([masks.on(group) for masks in tasks]).any(dim=0)
-                found[name] = self._used[group] | ~using
-            elif group is None and self._finished:  # all tasks share it
-                found[name] = torch.ones(module.num_features, dtype=torch.bool, device=self.example.device)
-        return found
 
     def forward(self, x: Tensor, task: str) -> Tensor:
         """Logits ``(B, classes of the task)``; those of a task that has ended, in evaluation mode, by its own network,

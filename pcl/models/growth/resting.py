@@ -4,7 +4,7 @@ They are normalised by their running statistics, which stay as they are, while t
 batch and move theirs, as always.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from pcl.models.growth.task_masks import TaskMasks
 
 
 @contextmanager
@@ -29,6 +31,39 @@ def resting(root: nn.Module, channels: Mapping[str, Tensor]) -> Iterator[None]:
                 norm.forward = partial(_forward, norm, rest)  # hides that of its class
                 block.callback(delattr, norm, "forward")
         yield
+
+
+def channels_at_rest(
+    backbone: nn.Module,
+    rows: Mapping[str, str],
+    used: Mapping[str, Tensor],
+    tasks: Sequence[TaskMasks],
+    *,
+    locked: bool,
+) -> dict[str, Tensor]:
+    """By BatchNorm layer, the channels whose statistics must not move: those of finished tasks, and those that no task
+    at hand uses.
+
+    Args:
+        backbone: of a growing model.
+        rows: by layer, as ``backbone.`` and its name, the group of its channels; layers whose width is fixed are left
+            out.
+        used: by group, ``(m,)`` bool, what finished tasks use.
+        tasks: the masks of the tasks at hand.
+        locked: whether any task is finished.
+    """
+    found = {}
+    for name, module in backbone.named_modules():
+        if not isinstance(module, _BatchNorm):
+            continue
+        group = rows.get(f"backbone.{name}")
+        if group is None:  # all tasks share it
+            if locked:
+                like = next(iter(used.values()))
+                found[name] = torch.ones(module.num_features, dtype=torch.bool, device=like.device)
+        elif locked or not all(masks.whole(group) for masks in tasks):
+            found[name] = used[group] | ~torch.stack([masks.on(group) for masks in tasks]).any(dim=0)
+    return found
 
 
 def _forward(norm: _BatchNorm, rest: Tensor, x: Tensor) -> Tensor:
