@@ -7,14 +7,15 @@ The hundred classes are split into ten tasks at random, a new split for every se
 default four convolutions, 100 training images a class and 10 epochs a task.
 
 - Firefly: one network with 8 channels in every layer, a mask for every task, :class:`pcl.GrowingModel`. A task learns
-  for a third of its steps which neurons it can use, then grows once by 4 or 12 neurons, copies of old ones and new
-  ones, then goes on. The first task splits in place of copying.
-- EWC: one network of fixed width; of three strengths the one that is best at the smaller width, on held-out training
-  images of another split.
+  for a fifth of its steps which neurons it can use, then grows once by 4, 8, 12 or 24 neurons, copies of old ones and
+  new ones, then goes on. The first task splits in place of copying.
+- EWC: one network of fixed width; of four strengths the one that is best on held-out training images of another split,
+  for every width.
 - fine-tuning: the same without.
 - one network per task, of several widths.
 
-Steps of the networks' training are the same for all; Firefly's 20 steps of candidates a task come on top. Sizes are of
+All have the same number of steps: those in which Firefly trains its candidates are taken off its tasks. How long a task
+waits for its growth, and how long candidates train, was chosen on held-out images of the other split too. Sizes are of
 backbone and heads. Of Firefly the study also tells whether logits of finished tasks had the same bits in the end.
 
 ``--full`` is meant to be the published setting: VGG-16 from 16 channels in every layer, all 500 images of a class, 150
@@ -46,7 +47,8 @@ from studies.split_cifar import BACKBONES, Task, cut, size
 RESULTS = Path(__file__).parent / "results" / "firefly_continual"
 BATCH = 64
 RATE = 0.005  # of Adam
-STRENGTHS = (1e2, 1e3, 1e4)  # of EWC
+STRENGTHS = (1e3, 1e4, 1e5, 1e6)  # of EWC
+CANDIDATE_STEPS = 40
 TUNING_SEED = 1000
 
 
@@ -80,7 +82,7 @@ class Setting:
     new: int
 
 
-REDUCED = Setting(first=8, growths=(4, 12), fixed=(16, 32), alone=(4, 8, 16), new=8)
+REDUCED = Setting(first=8, growths=(4, 8, 12, 24), fixed=(16, 32, 48), alone=(4, 8, 16), new=8)
 FULL = Setting(
     first=16, growths=(32, 128, 196, 256, 320, 384, 448, 512), fixed=(16, 64, 128), alone=(8, 16, 32, 64), new=15
 )
@@ -112,8 +114,10 @@ def train(run: Run, tasks: Sequence[Task], device: str) -> tuple[Trainer, Rememb
     steps = -(-len(tasks[0].y) // BATCH) * run.epochs
     if run.method == "Firefly":
         model: ContinualModel = GrowingModel(backbone, features, tasks[0].x[:1].float(), seed=run.seed)
-        when = GrowWhen("task", steps=max(1, steps // 3))
-        extra["callbacks"].append(Grow(Firefly(new=run.new, seed=run.seed), Budget(neurons=run.growth), when))
+        steps -= CANDIDATE_STEPS
+        when = GrowWhen("task", steps=max(1, steps // 5))
+        firefly = Firefly(new=run.new, steps=CANDIDATE_STEPS, seed=run.seed)
+        extra["callbacks"].append(Grow(firefly, Budget(neurons=run.growth), when))
     else:
         model = ContinualModel(backbone, features, "task", seed=run.seed)
     if run.method == "EWC":
@@ -122,7 +126,8 @@ def train(run: Run, tasks: Sequence[Task], device: str) -> tuple[Trainer, Rememb
     for i, task in enumerate(tasks):
         batches = Batches(task.x, task.y, BATCH, seed=run.seed, name=task.name)
         test = (task.x_test, task.y_test)
-        trainer.add(Stream(task.name, batches, task.classes, start=i * steps, epochs=run.epochs, test=test))
+        start, end = i * steps, (i + 1) * steps - 1
+        trainer.add(Stream(task.name, batches, task.classes, start=start, end=end, epochs=run.epochs, test=test))
     trainer.fit()
     return trainer, remember
 
@@ -163,27 +168,28 @@ def measure(run: Run, data_root: str, device: str) -> dict[str, Any]:
 
 
 def tuning_runs(setting: Setting, backbone: str, images: int, epochs: int) -> list[Run]:
-    """EWC with every strength, on held-out images."""
-    one = Run("EWC", min(setting.fixed), TUNING_SEED, backbone, images, epochs, held_out=True)
-    return [replace(one, strength=strength) for strength in STRENGTHS]
+    """EWC of every width with every strength, on held-out images."""
+    one = Run("EWC", 0, TUNING_SEED, backbone, images, epochs, held_out=True)
+    return [replace(one, width=width, strength=strength) for width in setting.fixed for strength in STRENGTHS]
 
 
-def table_runs(setting: Setting, strength: float, seeds: int, one: Run) -> list[Run]:
-    """All of the table, seed by seed; ``strength`` of EWC."""
+def table_runs(setting: Setting, strengths: dict[int, float], seeds: int, one: Run) -> list[Run]:
+    """All of the table, seed by seed; ``strengths`` of EWC by its width."""
     found = []
     for seed in range(seeds):
         here = replace(one, seed=seed)
         firefly = replace(here, method="Firefly", width=setting.first, new=setting.new)
         found += [replace(firefly, growth=growth) for growth in setting.growths]
-        found += [replace(here, method="EWC", width=width, strength=strength) for width in setting.fixed]
+        found += [replace(here, method="EWC", width=width, strength=strengths[width]) for width in setting.fixed]
         found += [replace(here, method="fine-tuning", width=width) for width in setting.fixed]
         found += [replace(here, method="one network per task", width=width) for width in setting.alone]
     return found
 
 
-def best_strength(runs: Sequence[Run], done: dict[str, dict[str, Any]]) -> float:
-    """That of the highest accuracy."""
-    return max(runs, key=lambda run: done[key_of(run)]["accuracy"]).strength
+def best_strengths(runs: Sequence[Run], done: dict[str, dict[str, Any]]) -> dict[int, float]:
+    """That of the highest accuracy, by width."""
+    worst_first = sorted(runs, key=lambda run: done[key_of(run)]["accuracy"])
+    return {run.width: run.strength for run in worst_first}
 
 
 def main() -> None:
@@ -205,7 +211,7 @@ def main() -> None:
     start = None if given.device == "cpu" else "spawn"
     tuning = tuning_runs(setting, backbone, images, epochs)
     done = complete(tuning, path, make, given.processes, start)
-    best = best_strength(tuning, done)
+    best = best_strengths(tuning, done)
     runs = table_runs(setting, best, seeds, Run("", 0, 0, backbone, images, epochs))
     complete(
         [r for r in runs if given.methods is None or r.method in given.methods], path, make, given.processes, start
@@ -213,7 +219,7 @@ def main() -> None:
     done = finished(path)
     found = [(run, done[key_of(run)]) for run in runs if key_of(run) in done]
     title = f"{backbone}, {images} images a class, {epochs} epochs a task"
-    text = report(found, f"{title}; EWC's strength: {best:g}")
+    text = report(found, f"{title}; EWC's strength by width: {', '.join(f'{w}: {best[w]:g}' for w in sorted(best))}")
     (RESULTS / f"{backbone}.md").write_text(text + "\n")
     draw(found, title, RESULTS / f"{backbone}.png")
     print(text)

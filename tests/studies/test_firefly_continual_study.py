@@ -1,5 +1,6 @@
 """The study of ten tasks of CIFAR-100, in miniature."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,10 +49,11 @@ def small_run(method: str, width: int, **more: float) -> Run:
 
 def test_firefly_grows_with_every_task_and_keeps_every_bit(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "BATCH", 4)
+    monkeypatch.setattr(study, "CANDIDATE_STEPS", 2)
     tasks = cut(data, 0, 4)[:3]
     trainer, remember = study.train(small_run("Firefly", 3, growth=2), tasks, "cpu")
     assert isinstance(trainer.model, GrowingModel)
-    assert trainer.step_count == 3 * 2 * 3
+    assert trainer.step_count == 3 * (2 * 3 - 2)  # the steps of the candidates are taken off
     gained = sum(trainer.model.widths.values()) - 4 * 3
     assert 0 < gained <= 3 * 2
     for task in tasks:
@@ -81,13 +83,14 @@ def test_sizes_are_of_all_networks_together(data: ImageData, monkeypatch: pytest
 def test_the_strength_of_ewc_is_the_best_on_held_out_images() -> None:
     runs = study.tuning_runs(SMALL, "thin", 4, 1)
     assert all(run.held_out and run.seed == study.TUNING_SEED for run in runs)
-    done = {key_of(run): {"accuracy": 50 - abs(run.strength - 1e3)} for run in runs}
-    assert study.best_strength(runs, done) == 1e3
+    runs += [replace(run, width=5) for run in runs]
+    done = {key_of(run): {"accuracy": 50 - abs(run.strength - {3: 1e3, 5: 1e5}[run.width])} for run in runs}
+    assert study.best_strengths(runs, done) == {3: 1e3, 5: 1e5}
 
 
 def test_table_and_picture(tmp_path: Path) -> None:
     one = Run("", 0, 0, "thin", 4, 1)
-    runs = study.table_runs(SMALL, 1e3, 2, one)
+    runs = study.table_runs(SMALL, {3: 1e3}, 2, one)
     assert len(runs) == 2 * 4
     sizes = {"Firefly": 900, "EWC": 500, "fine-tuning": 500, "one network per task": 2000}
     found = [
