@@ -1,6 +1,6 @@
 """Thin networks that grow wider on Fashion-MNIST, accuracy against size (dissertation, Sec. 5.3.2, in small).
 
-    python -m studies.firefly_width --data-root DIR [--network vgg] [--seeds 5] [--steps 200] [--images 10000]
+    python -m studies.firefly_width --data-root DIR [--network vgg] [--seeds 3] [--steps 1000] [--images 10000]
                                     [--processes 1]
     python -m studies.firefly_width --data-root DIR --full
 
@@ -49,7 +49,7 @@ from studies.width_report import draw, report
 RESULTS = Path(__file__).parent / "results" / "firefly_width"
 FIRST, FACTOR, GROWTHS = 4, 1.3, 6
 NEW = 8  # candidates in every layer
-CANDIDATE_STEPS = 20
+CANDIDATE_STEPS = 40
 SCRATCH_AT = (2, 4, 6)  # growths
 
 GROWN = ("Firefly", "Firefly, split only", "Net2Net", "random split", "new neurons")
@@ -184,8 +184,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", default="data")
     parser.add_argument("--network", choices=list(NETWORKS), default="vgg")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=200, help="of a stage")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1000, help="of a stage")
     parser.add_argument("--images", type=int, default=10_000, help="training images, at most 30000")
     parser.add_argument("--full", action="store_true", help="--seeds 10 --steps 3000 --images 30000")
     parser.add_argument("--processes", type=int, default=1)
