@@ -44,7 +44,7 @@ times, and only within one table. A peer that is not installed is left out. On a
   though the sweep works in channels-last memory, in which a convolutional training step is faster too.
 - growth: "plain" is forward and backward of a network in training, "over-grown" those of the network with every neuron
   split and 8 new ones in each group, to all candidates; "scores" is what all candidates' scores cost with n = 3; a
-  phase is 20 steps of the candidates, scores over 4 batches, choice and rebuilding.
+  phase is 40 steps of the candidates, scores over 4 batches, choice and rebuilding.
 - firefly: "stack" is the library's product with [W; Δ] alone, against the two copies by torch; behind 3 x 3
   convolutions in contiguous memory stands a Winograd kernel of ours.
 - weightings: LibMTL is timed with the gradients handed to it, in single precision; to have it beside us without the

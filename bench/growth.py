@@ -2,7 +2,7 @@
 
 Run `python -m bench.growth`. "plain" is forward and backward of the network in training; "over-grown" those of the
 network with all candidates, to all candidates; "scores" is `scores` of one batch with n = 3. "Eq. 5.5" is how many
-forward and backward passes the scores would take neuron by neuron. A phase is `Firefly().grow`: 20 steps, scores over 4
+forward and backward passes the scores would take neuron by neuron. A phase is `Firefly().grow`: 40 steps, scores over 4
 batches, the network rebuilt with Adam's state.
 """
 
