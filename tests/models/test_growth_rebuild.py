@@ -226,6 +226,38 @@ def test_new_neurons_start_with_no_moments_and_copies_with_their_originals() -> 
     assert all(int(optimizer.state[p]["step"]) == 3 for p in net.parameters())
 
 
+@pytest.mark.parametrize(
+    ("name", "moment"), [("Adam", "exp_avg_sq"), ("Adam", "max_exp_avg_sq"), ("RMSprop", "square_avg")]
+)
+def test_mean_squares_of_new_neurons_start_from_those_of_the_tensor(name: str, moment: str) -> None:
+    net, groups, x = made("mlp")
+    optimizer = OPTIMIZERS[name](net.parameters(), 0.01)
+    train(net, x, optimizer)
+    layers: list[Any] = [net[0], net[2]]  # type: ignore[index]
+    means = [optimizer.state[p][moment].mean() for p in (layers[0].weight, layers[0].bias, layers[1].weight)]
+    plan = {name: plan_for(net, groups, 0.1, new=3, split=split)[name] for name, split in (("0", 1), ("2", 0))}
+    rebuild(net, groups, plan, optimizer)
+    rows, bias, both = (optimizer.state[p][moment] for p in (layers[0].weight, layers[0].bias, layers[1].weight))
+    assert (rows[7:] == means[0]).all()
+    assert (bias[7:] == means[1]).all()
+    assert (both[:, 7:] == means[2]).all()
+    assert (both[-3:] == means[2]).all()
+
+
+def test_new_neurons_take_no_longer_steps_than_others() -> None:
+    """The step counter has gone too far to correct a mean that starts from 0, which would be a thousandth here."""
+    net, groups, x = made("mlp")
+    rate = 1e-5
+    optimizer = torch.optim.Adam(net.parameters(), rate, betas=(0.0, 0.999))
+    for _ in range(300):
+        train(net, x, optimizer)
+    rebuild(net, groups, {"0": plan_for(net, groups, 0.1, new=3, split=0)["0"]}, optimizer)
+    weight: Any = net[2].weight  # type: ignore[index, union-attr]
+    begin = weight[:, 6:].detach().clone()
+    train(net, x, optimizer, steps=1)
+    assert 0 < (net[2].weight[:, 6:] - begin).abs().max() < 10 * rate  # type: ignore[index, union-attr]
+
+
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 def test_the_next_step_moves_untouched_entries_as_if_nothing_had_grown(kind: str) -> None:
     net, groups, x = made("mlp")

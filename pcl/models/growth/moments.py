@@ -13,6 +13,9 @@ DEGREES = {
     **{"square_avg": 2, "grad_avg": 1, "acc_delta": 0, "sum": 2},  # RMSprop, Adadelta, Adagrad
 }
 
+#: running means of squared gradients
+MEAN_SQUARES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg")
+
 
 def moments_of(optimizer: torch.optim.Optimizer | None, parameter: nn.Parameter, name: str) -> dict[str, int]:
     """The names of the state of a parameter that follows its rows and columns, with their degrees.

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from pcl.models.growth.follow import Follow, chosen, grown
 from pcl.models.growth.graph import Group
-from pcl.models.growth.moments import hand_over, moments_of
+from pcl.models.growth.moments import MEAN_SQUARES, hand_over, moments_of
 from pcl.models.growth.norms import WeightedLayerNorm, uniform
 from pcl.models.growth.plan import GroupGrowth
 from pcl.models.growth.residual_layer import EmptyableConv2d
@@ -34,7 +34,9 @@ def rebuild(
     :class:`WeightedLayerNorm`. The optimizer's groups keep their order, and its state follows: the two halves of a
     split see half of the old gradient each, so their incoming weights have 1/2 of a first moment and 1/4 of a second;
     outgoing weights see the old gradient, and copies too, and have the moments of the old ones; new neurons start from
-    0. Step counters stay.
+    0, but for running means of squared gradients, which start from the mean over the tensor: step counters stay, so
+    that from 0 Adam would divide by a mean that nothing corrects any more, and take steps of up to seven times its
+    rate.
 
     Args:
         model: the network.
@@ -222,6 +224,8 @@ class _Rebuilding:
                 moment.rows, moment.row_scale = rows.old, rows.part_of_moment(degree)
             if columns is not None:
                 moment.columns = columns[0].old_columns(columns[1])
+            if key in MEAN_SQUARES:
+                _start_from_mean(moment)
             self.changes.append(moment)
 
     # --- all
@@ -265,6 +269,21 @@ class _Rebuilding:
                 setattr(change.layer, change.name, tensor)
         for layer in {id(change.layer): change.layer for change in self.changes}.values():
             _name_sizes(layer)
+
+
+def _start_from_mean(moment: _Change) -> None:
+    """Entries of new neurons are the mean over the tensor in place of 0."""
+    t = moment.tensor
+    if not t.numel():
+        return
+    typical = t.mean()
+    if moment.rows is not None:
+        moment.rows = torch.where(moment.rows < 0, len(t), moment.rows)
+        moment.extra_rows = typical.expand(1, *t.shape[1:])
+    if moment.columns is not None:
+        rows = len(t) + (moment.rows is not None)
+        moment.columns = torch.where(moment.columns < 0, t.shape[1], moment.columns)
+        moment.extra_columns = typical.expand(rows, 1, *t.shape[2:])
 
 
 def _refuse_empty(name: str, follow: Follow | None) -> None:
