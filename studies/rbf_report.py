@@ -9,7 +9,8 @@ from typing import Any
 
 from pcl.compare.significance import paired_p
 
-SHOWN = (2, 4, 8, 12)  # numbers of neurons, in the table
+SHOWN = (2, 4, 6, 8, 12)  # numbers of neurons, in the table
+COMPARED = (6, 12)  # those at which methods are compared in pairs
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,12 @@ class Curves:
 
 
 def report(curves: Mapping[str, Curves], title: str) -> str:
-    """Markdown: mean losses, and pairs with the first method: in how many targets its loss is lower at the end, and the
-    paired t-test on the logarithms."""
+    """Markdown: mean losses, and pairs with the first method: in how many targets its loss is lower, and the paired
+    t-test on the logarithms."""
     first = next(iter(curves))
     heads = [f"loss at {width}" for width in SHOWN]
-    columns = ["method", *heads, "typical at 12", f"{first} is lower in", "p", "neurons in the end"]
+    pairs = [head for width in COMPARED for head in (f"{first} is lower at {width} in", "p")]
+    columns = ["method", *heads, "typical at 12", *pairs, "neurons in the end"]
     lines = [
         f"**{title}**; mean training loss over {len(curves[first].losses)} targets, typical: geometric mean",
         "",
@@ -33,16 +35,18 @@ def report(curves: Mapping[str, Curves], title: str) -> str:
     lines += ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     for name, own in curves.items():
         means = [f"{statistics.mean(curve[width - 1] for curve in own.losses):.2g}" for width in SHOWN]
-        compared = ["", ""] if name == first else pair(curves[first].losses, own.losses)
-        width = statistics.mean(widths[-1] for widths in own.widths)
+        compared: list[str] = []
+        for width in COMPARED:
+            compared += ["", ""] if name == first else pair(curves[first].losses, own.losses, width)
+        wide = statistics.mean(widths[-1] for widths in own.widths)
         typical = statistics.geometric_mean([curve[-1] for curve in own.losses])
-        lines.append("| " + " | ".join([name, *means, f"{typical:.2g}", *compared, f"{width:.1f}"]) + " |")
+        lines.append("| " + " | ".join([name, *means, f"{typical:.2g}", *compared, f"{wide:.1f}"]) + " |")
     return "\n".join(lines)
 
 
-def pair(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> list[str]:
-    """In how many targets the one ends lower, and p; over the targets that both have."""
-    ratios = [math.log(b[-1] / a[-1]) for a, b in zip(one, other, strict=False)]
+def pair(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]], width: int) -> list[str]:
+    """In how many targets the one is lower at so many neurons, and p; over the targets that both have."""
+    ratios = [math.log(b[width - 1] / a[width - 1]) for a, b in zip(one, other, strict=False)]
     p = paired_p(ratios, range(len(ratios)))
     return [f"{sum(ratio > 0 for ratio in ratios)} of {len(ratios)}", "" if p is None else f"{p:.2g}"]
 
