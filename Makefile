@@ -51,7 +51,7 @@ study: $(VENV)/.all
 	$(BIN)/python -m studies.emgd_tables --figure alpha --situations 4 --data-root $(DATA)
 	$(BIN)/python -m studies.emgd_tables --table I II --scenario ps-emnist --full --data-root $(DATA)
 	$(BIN)/python -m studies.emgd_tables --table switches --figure 5 7 8 --situations 5 --data-root $(DATA)
-	$(BIN)/python -m studies.firefly_rbf
+	$(BIN)/python -m studies.firefly_rbf --full
 	$(BIN)/python -m studies.firefly_width --data-root $(DATA)
 	$(BIN)/python -m studies.firefly_continual --data-root $(DATA)
 	$(BIN)/python -m studies.mqar

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from pcl.models.growth.choice import Budget
-from pcl.models.growth.firefly import Firefly
+from pcl.models.growth.firefly import Firefly, refuse_new_layers
 from pcl.models.growth.growing import GrowingModel
 from pcl.models.growth.plan import GroupGrowth
 from pcl.models.modes import evaluation_mode
@@ -112,11 +112,7 @@ class Grow:
     def __init__(self, firefly: Firefly, budget: Budget, when: GrowWhen | None = None, *, batches: int = 8) -> None:
         if batches < 1:
             raise ValueError(f"Grow batches: expected at least 1, got {batches}")
-        if firefly.layers or budget.layers:
-            raise ValueError(
-                f"Grow: expected no new layers, got layers={firefly.layers} of the Firefly and {budget.layers} of the "
-                "budget; a new layer would change what finished tasks compute"
-            )
+        refuse_new_layers("Grow", firefly, budget)
         self.firefly = firefly
         self.budget = budget
         self.when = GrowWhen() if when is None else when

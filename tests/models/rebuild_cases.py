@@ -142,3 +142,18 @@ def plan_for(
             growth.columns_new[reader.layer] = step * torch.randn(shape, dtype=torch.float64)
         plan[name] = growth
     return plan
+
+
+def train(net: nn.Module, x: Tensor, optimizer: torch.optim.Optimizer, steps: int = 3) -> None:
+    """In evaluation mode: in front of statistics of the batch biases have no gradient, and moments would be noise."""
+    for step in range(steps):
+        optimizer.zero_grad()
+        net(x[step : step + 4]).square().sum().backward()
+        optimizer.step()
+
+
+def assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-12) -> None:
+    assert found.shape == expected.shape
+    found, expected = found.detach(), expected.detach()
+    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+    assert ((found - expected).abs() <= tolerance * scale).all()

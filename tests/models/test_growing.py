@@ -122,6 +122,20 @@ def test_statistics_of_locked_and_of_unused_channels_rest_while_others_move() ->
     assert not torch.equal(norm.running_mean[own], before[own])
 
 
+def test_statistics_that_all_tasks_share_rest_once_one_has_ended() -> None:
+    layers = [nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(36, 6), nn.ReLU()]
+    model = GrowingModel(nn.Sequential(*layers), 6, torch.rand(1, 1, 6, 6))
+    begin(model, "a", "b")
+    first = layers[0].running_mean.clone()  # type: ignore[operator, union-attr]
+    train(model, "a", 3)
+    before, said = layers[0].running_mean.clone(), logits(model, "a")  # type: ignore[operator, union-attr]
+    assert not torch.equal(before, first)
+    model.task_ended("a")
+    train(model, "b", 3)
+    assert torch.equal(layers[0].running_mean, before)  # type: ignore[arg-type]
+    torch.testing.assert_close(logits(model, "a"), said)
+
+
 def test_a_free_network_is_normalised_as_any_other() -> None:
     plain, model = ContinualModel(backbone("conv"), 6), growing("conv")
     plain.add_task("a", CLASSES["a"])
@@ -129,6 +143,20 @@ def test_a_free_network_is_normalised_as_any_other() -> None:
     x, y = samples("a")
     assert torch.equal(plain.losses(x, y, "a"), model.losses(x, y, "a"))
     assert torch.equal(plain.backbone[1].running_var, model.backbone[1].running_var)
+
+
+def test_a_short_task_of_noise_drops_no_neuron() -> None:
+    model = growing()
+    begin(model, "a")
+    model.task_ended("a")
+    begin(model, "b")
+    optimizer = torch.optim.Adam(model.masks_of("b").parameters(), lr=0.005)
+    for i in range(40):
+        x, y = samples("b", seed=i)
+        optimizer.zero_grad()
+        model.losses(x, y[torch.randperm(len(y))], "b").mean().backward()
+        optimizer.step()
+    assert all(model.masks_of("b").on(group).all() for group in model.widths)
 
 
 def test_masks_keep_useful_neurons_and_drop_noise() -> None:

@@ -286,6 +286,15 @@ def _best(
     return chosen, sum((float(gain[name][chosen[name].to(gain[name].device)].sum()) for name in gain), 0.0)
 
 
+def refuse_new_layers(who: str, firefly: Firefly, budget: Budget) -> None:
+    """Raises ValueError where tasks that have ended share the network."""
+    if firefly.layers or budget.layers:
+        raise ValueError(
+            f"{who}: expected no new layers, got layers={firefly.layers} of the Firefly and {budget.layers} of the "
+            "budget; a new layer would change what finished tasks compute"
+        )
+
+
 def example_of(model: nn.Module, objective: Objective, batch: Any) -> tuple[Any, ...]:
     """What the objective calls the model with first.
 

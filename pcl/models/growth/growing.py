@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from pcl.models.continual import ContinualModel, Setting
 from pcl.models.growth.candidates import Candidates
 from pcl.models.growth.choice import Budget
-from pcl.models.growth.firefly import Firefly, Search
+from pcl.models.growth.firefly import Firefly, Search, refuse_new_layers
 from pcl.models.growth.graph import Group, Reader, WidthGraph
 from pcl.models.growth.locks import attach, close, detach, resize
 from pcl.models.growth.plan import GroupGrowth
@@ -226,8 +226,7 @@ class GrowingModel(ContinualModel):
                 raise ValueError(f"GrowingModel.grow: task {task!r} does not run; expected some of {self.running}")
         if not tasks or not all(samples.values()):
             raise ValueError("GrowingModel.grow: expected at least one task and a batch (x, y) of each, got none")
-        if firefly.layers or budget.layers:
-            raise ValueError("GrowingModel.grow: expected no new layers; they would change what finished tasks compute")
+        refuse_new_layers("GrowingModel.grow", firefly, budget)
         share = dict.fromkeys(tasks, 1 / len(tasks)) if weights is None else weights
         if set(share) != set(tasks):
             raise ValueError(f"GrowingModel.grow: expected weights of {list(tasks)}, got some of {list(share)}")
