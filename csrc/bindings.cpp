@@ -25,6 +25,7 @@ void register_cone_qp(py::module_& m);
 void register_elastic_factors(py::module_& m);
 void register_firefly_apply(py::module_& m);
 void register_firefly_conv(py::module_& m);
+void register_firefly_linear(py::module_& m);
 void register_firefly_score(py::module_& m);
 void register_firefly_select(py::module_& m);
 void register_firefly_split(py::module_& m);
@@ -84,6 +85,7 @@ PYBIND11_MODULE(_C, m) {
     pcl::register_elastic_factors(m);
     pcl::register_firefly_apply(m);
     pcl::register_firefly_conv(m);
+    pcl::register_firefly_linear(m);
     pcl::register_firefly_score(m);
     pcl::register_firefly_select(m);
     pcl::register_firefly_split(m);

@@ -9,6 +9,7 @@
 
 #include "firefly_lanes.hpp"
 #include "isa.hpp"
+#include "turn.hpp"
 
 namespace pcl::PCL_ISA {
 
@@ -75,22 +76,6 @@ inline void spread(const FireflyConv& s, const Tiles& t, const float* image, flo
         for (Size x = 0; x < t.columns; ++x)
             for (int c = 0; c < 4; ++c) to[c * size + x] = line[2 * x + c];
     }
-}
-
-// to[column][row] = from[row][column]
-inline void turn(const float* from, Size rows, Size columns, float* to) {
-    for (Size r = 0; r < rows; r += kFloats)
-        for (Size c = 0; c < columns; c += kFloats) {
-            if (r + kFloats <= rows && c + kFloats <= columns) {
-                Floats v[kFloats];
-                for (int i = 0; i < kFloats; ++i) v[i] = load_lanes(from + (r + i) * columns + c);
-                transpose<float>(v);
-                for (int i = 0; i < kFloats; ++i) store_lanes(to + (c + i) * rows + r, v[i]);
-                continue;
-            }
-            for (Size i = c; i < std::min(columns, c + kFloats); ++i)
-                for (Size n = r; n < std::min(rows, r + kFloats); ++n) to[i * rows + n] = from[n * columns + i];
-        }
 }
 
 // Bᵀ d B of kFloats tiles: 16 vectors, `step` numbers apart.
@@ -170,7 +155,7 @@ void firefly_conv(const FireflyConv& s, const float* x, const float* weights, co
                 const float* images = x + first * s.in * pixels;
                 if (s.channels_last) {
                     for (Size n = 0; n < here; ++n)
-                        turn(images + n * s.in * pixels, pixels, s.in, turned.at + n * s.in * pixels);
+                        turn(images + n * s.in * pixels, s.in, pixels, s.in, turned.at + n * s.in * pixels, pixels);
                     images = turned.at;
                 }
                 for (Size i = 0; i < s.in; ++i) {
@@ -213,7 +198,7 @@ void firefly_conv(const FireflyConv& s, const float* x, const float* weights, co
                         float* images = s.channels_last ? turned.at : to;
                         for (Size c = 0; c < channels; ++c)
                             gather(s, t, from + 4 * c * t.padded() + n * t.of_sample, t.padded(), images + c * results);
-                        if (s.channels_last) turn(images, channels, results, to);
+                        if (s.channels_last) turn(images, results, channels, results, to, channels);
                     };
                     all_channels(s.out, out.at, y);
                     if (z) all_channels(2 * s.out, kept.at, z);

@@ -198,6 +198,17 @@ def firefly_conv(
     threads: int,
     /,
 ) -> None: ...
+def firefly_linear(
+    shape: list[int],
+    operands: list[int],
+    vectors: list[int],
+    activation: int,
+    y: int,
+    z: int,
+    threads: int,
+    /,
+) -> None: ...
+def firefly_linear_usual(tensors: list[object], activation: int, refuse_grad: bool, threads: int, /) -> bool: ...
 def firefly_score(
     sizes: tuple[int, int, int, bool, int, int],
     vectors: list[int],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from pcl_kernels.firefly_split import conv
+from pcl_kernels.firefly_split import conv, linear
 from pcl_kernels.firefly_split.checks import check_activation, check_channels, check_pair, check_tensor
-from pcl_kernels.firefly_split.linear import pre_activations, stacked_biases
 from pcl_kernels.firefly_split.op import split
 from pcl_kernels.firefly_split.reference import conv2d
 
@@ -30,9 +30,9 @@ def firefly_split_forward(
 ) -> Tensor:
     """y = (act(s (a + ε d) + t) + act(s (a + mirror ε d) + t)) / 2 with a = W x + b and d = Δ x + β.
 
-    One pass of the library over x for both (linear.py, or a convolution with the stacked weights [W; Δ]), then
-    `firefly_split`. For thin 3 x 3 convolutions of stride 1 on float32 CPU tensors all is one kernel; conv.py says
-    with which roundings.
+    One pass of the library over x with the stacked weights [W; Δ], then `firefly_split`. On float32 CPU tensors one
+    kernel does all of a Linear layer (linear.py) and of thin 3 x 3 convolutions of stride 1 (conv.py, which says with
+    which roundings).
 
     Args:
         x: `(..., n)` for a Linear layer, `(B, n, H, W)` for a convolution; float32, float64, float16 or bfloat16.
@@ -53,6 +53,9 @@ def firefly_split_forward(
     """
     op = "firefly_split_forward"
     check_activation(op, activation)
+    usual = linear.usual(x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror, activation)
+    if usual is not None:
+        return usual
     check_tensor(op, "x", x)
     check_tensor(op, "weight", weight, x)
     if weight.dim() not in (2, 4):
@@ -76,9 +79,14 @@ def firefly_split_forward(
             check_tensor(op, name, value, x)
     of_neurons = (epsilon, scale, shift, mirror, activation)
     if weight.dim() == 2:
-        z = pre_activations(x.reshape(x.shape[:-1].numel(), x.shape[-1]), weight, delta, bias, delta_bias)
-        return split(z, None, *of_neurons).view(*x.shape[:-1], len(weight))
-    stacked, biases = torch.cat([weight, delta]), stacked_biases(bias, delta_bias)
+        rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
+        if linear.suits(rows, weight):
+            y = linear.split_linear(rows, weight, delta, bias, delta_bias, *of_neurons)
+        else:
+            z = F.linear(rows, torch.cat([weight, delta]), linear.stacked_biases(bias, delta_bias))
+            y = split(z, None, *of_neurons)
+        return y.view(*x.shape[:-1], len(weight))
+    stacked, biases = torch.cat([weight, delta]), linear.stacked_biases(bias, delta_bias)
     if conv.suits(x, weight, stride, padding, dilation):
         return conv.split_conv(x, stacked, biases, *of_neurons, conv.pair(padding))
     return split(conv2d(x, stacked, biases, stride, padding, dilation), None, *of_neurons)

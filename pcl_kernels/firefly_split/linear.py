@@ -1,44 +1,136 @@
-"""The pre-activations [W x + b; Δ x + β] of a Linear layer in one tensor.
+"""Linear layers with split neurons on the CPU: dispatch, fake, autograd; kernel csrc/firefly_linear.cpp.
 
-On the CPU two products write into its halves: stacking the weights, which are many for a small batch, took a fifth of
-the time. On a GPU one product with the stack is one launch less.
+One matrix product for [W; Δ] whose results are taken while they are in registers. Stacking the weights, writing the
+pre-activations and reading them again took as long as a quarter of the products.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pcl_kernels._registry import define, plain
+from pcl_kernels import _C
+from pcl_kernels._registry import define, plain, unobserved
+from pcl_kernels.firefly_split.checks import ACTIVATIONS
+from pcl_kernels.firefly_split.layout import addresses, wide
+from pcl_kernels.firefly_split.op import _backward_op, split
 
 
-def pre_activations(x: Tensor, weight: Tensor, delta: Tensor, bias: Tensor | None, delta_bias: Tensor | None) -> Tensor:
-    """`(B, 2m)` for x `(B, n)`, W and Δ `(m, n)`."""
-    operands = x, weight, delta, bias, delta_bias
+def usual(
+    x: Tensor,
+    weight: Tensor,
+    delta: Tensor,
+    bias: Tensor | None,
+    delta_bias: Tensor | None,
+    epsilon: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mirror: Tensor | None,
+    activation: str,
+) -> Tensor | None:
+    """The layer where all is as usual (csrc/firefly_linear.cpp); None, and nothing done, where it is not."""
+    if not (isinstance(x, Tensor) and isinstance(weight, Tensor) and suits(x, weight) and unobserved()):
+        return None
+    y = torch.empty((*x.shape[:-1], len(weight)), dtype=torch.float32)
+    tensors: list[object] = [x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror, y]
+    refuse_grad = torch.is_grad_enabled()
+    if _C.firefly_linear_usual(tensors, ACTIVATIONS[activation], refuse_grad, torch.get_num_threads()):
+        return y
+    return None
+
+
+def suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether these are float32 CPU tensors of a Linear layer, on a processor for which the kernel is written."""
+    return (
+        x.dtype == torch.float32
+        and x.is_cpu
+        and weight.dim() == 2
+        and x.dim() > 0
+        and min(x.numel(), weight.numel()) > 0
+        and _C.isa() != "baseline"
+    )
+
+
+def split_linear(
+    x: Tensor,
+    weight: Tensor,
+    delta: Tensor,
+    bias: Tensor | None,
+    delta_bias: Tensor | None,
+    epsilon: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mirror: Tensor | None,
+    activation: str,
+) -> Tensor:
+    """What `split` makes of x `(B, n)` [W; Δ]ᵀ + [b; β]."""
+    operands = x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror
     given = [t for t in operands if t is not None]
     if plain(*given):
-        return _cpu(*operands)
-    wanted = torch.is_grad_enabled() and any(t.requires_grad for t in given)
-    z: Tensor = (_Differentiable.apply if wanted else _op)(*operands)
-    return z
+        return _cpu(*operands, activation, False)[0]
+    y: Tensor
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
+        y = _Differentiable.apply(*operands, activation)
+    else:
+        y, _ = _op(*operands, activation, False)
+    return y
 
 
-def _cpu(x: Tensor, weight: Tensor, delta: Tensor, bias: Tensor | None, delta_bias: Tensor | None) -> Tensor:
-    z = _fake(x, weight, delta, bias, delta_bias)
-    for half, w, b in zip(z.chunk(2, dim=1), (weight, delta), (bias, delta_bias), strict=True):
-        if b is None:
-            torch.mm(x, w.t(), out=half)
-        else:
-            torch.addmm(b, x, w.t(), out=half)
-    return z
+def _cpu(
+    x: Tensor,
+    weight: Tensor,
+    delta: Tensor,
+    bias: Tensor | None,
+    delta_bias: Tensor | None,
+    epsilon: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mirror: Tensor | None,
+    activation: str,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    """The result, and with `keep` [a; d], which the backward pass reads."""
+    y, z = _fake(x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror, activation, keep)
+    operands = [None if t is None else t.resolve_neg().contiguous() for t in (x, weight, delta, bias, delta_bias)]
+    vectors = [wide(v) for v in (epsilon, scale, shift, mirror)]
+    _C.firefly_linear(
+        [*x.shape, len(weight)],
+        addresses(*operands),
+        addresses(*vectors),
+        ACTIVATIONS[activation],
+        y.data_ptr(),
+        z.data_ptr() if keep else 0,
+        torch.get_num_threads(),
+    )
+    return y, z
 
 
-def by_stacking(x: Tensor, weight: Tensor, delta: Tensor, bias: Tensor | None, delta_bias: Tensor | None) -> Tensor:
-    """The registered op on a GPU."""
-    return F.linear(x, torch.cat([weight, delta]), stacked_biases(bias, delta_bias))
+def _fake(
+    x: Tensor,
+    weight: Tensor,
+    delta: Tensor,
+    bias: Tensor | None,
+    delta_bias: Tensor | None,
+    epsilon: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mirror: Tensor | None,
+    activation: str,
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(len(x), len(weight)), x.new_empty((len(x), 2 * len(weight)) if keep else (0,))
+
+
+_op: Any = define(
+    "firefly_linear(Tensor x, Tensor weight, Tensor delta, Tensor? bias, Tensor? delta_bias, Tensor epsilon, "
+    "Tensor? scale, Tensor? shift, Tensor? mirror, str activation, bool keep) -> (Tensor, Tensor)",
+    cpu=_cpu,
+    fake=_fake,
+)
 
 
 def stacked_biases(bias: Tensor | None, delta_bias: Tensor | None) -> Tensor | None:
@@ -49,38 +141,60 @@ def stacked_biases(bias: Tensor | None, delta_bias: Tensor | None) -> Tensor | N
     return torch.cat([first, torch.zeros_like(first) if delta_bias is None else delta_bias])
 
 
-def _fake(x: Tensor, weight: Tensor, delta: Tensor, bias: Tensor | None, delta_bias: Tensor | None) -> Tensor:
-    return x.new_empty(len(x), 2 * len(weight))
-
-
-_op: Any = define(
-    "firefly_linear(Tensor x, Tensor weight, Tensor delta, Tensor? bias, Tensor? delta_bias) -> Tensor",
-    cpu=_cpu,
-    fake=_fake,
-    cuda="pcl_kernels.firefly_split.linear:by_stacking",
-)
-
-
 class _Differentiable(torch.autograd.Function):
-    """Products again, which torch can differentiate."""
+    """The compiled gradient behind the products and torch's products through them."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, delta: Tensor, bias: Tensor | None, delta_bias: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        delta: Tensor,
+        bias: Tensor | None,
+        delta_bias: Tensor | None,
+        epsilon: Tensor,
+        scale: Tensor | None,
+        shift: Tensor | None,
+        mirror: Tensor | None,
+        activation: str,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, delta)
-        z: Tensor = _op(x, weight, delta, bias, delta_bias)
-        return z
+        operands = x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror
+        y, z = _op(*operands, activation, True)
+        ctx.save_for_backward(*operands, z)
+        ctx.activation = activation
+        result: Tensor = y
+        return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, delta = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        of_a, of_d = grad.chunk(2, dim=1)
+        *saved, z = ctx.saved_tensors
+        needs = ctx.needs_input_grad[: len(saved)]
+        if torch.is_grad_enabled():
+            return *_again(saved, ctx.activation, needs, grad), None
+        x, weight, delta, _, _, *vectors, mirror = saved
+        dz, _, sums = _backward_op(z, None, *vectors, mirror, ctx.activation, grad)
+        of_a, of_d = dz.chunk(2, dim=1)
         return (
             torch.addmm(of_a @ weight, of_d, delta) if needs[0] else None,
             of_a.t() @ x if needs[1] else None,
             of_d.t() @ x if needs[2] else None,
             of_a.sum(0) if needs[3] else None,
             of_d.sum(0) if needs[4] else None,
+            *(None if v is None else g.to(v.dtype) for v, g in zip(vectors, sums, strict=True)),
+            None,
+            None,
         )
+
+
+def _again(
+    saved: Sequence[Tensor | None], activation: str, needed: Sequence[bool], grad: Tensor
+) -> list[Tensor | None]:
+    """The gradients of all operands, differentiable themselves."""
+    # views, so that an operand that was made from another does not lead back to it
+    again: list[Any] = [None if t is None else t.view_as(t) for t in saved]
+    x, weight, delta, bias, delta_bias, *vectors = again
+    z = F.linear(x, torch.cat([weight, delta]), stacked_biases(bias, delta_bias))
+    y = split(z, None, *vectors, activation)
+    wanted = [t for t, n in zip(again, needed, strict=True) if n]
+    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+    return [next(found) if n else None for n in needed]
