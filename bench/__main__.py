@@ -46,7 +46,7 @@ times, and only within one table. A peer that is not installed is left out. On a
   split and 8 new ones in each group, to all candidates; "scores" is what all candidates' scores cost with n = 3; a
   phase is 40 steps of the candidates, scores over 4 batches, choice and rebuilding.
 - firefly: "stack" is the library's product with [W; Δ] alone, against the two copies by torch; behind 3 x 3
-  convolutions in contiguous memory stands a Winograd kernel of ours.
+  convolutions stands a Winograd kernel of ours, behind Linear layers a product that keeps its results in registers.
 - weightings: LibMTL is timed with the gradients handed to it, in single precision; to have it beside us without the
   torchvision it asks for, `pip install --no-deps LibMTL`.
 - "hard problems" are those of `tests/kernels/hard_gramians.py` with an exact rational answer, at sigma = 1.

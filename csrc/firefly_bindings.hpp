@@ -7,13 +7,21 @@
 #include <array>
 #include <tuple>
 
-#include "firefly.hpp"
+#include "firefly_usual.hpp"
 
 namespace pcl {
 
 using FireflySizes = std::tuple<Size, Size, Size, bool, int, int>;  // outer, channels, positions, rows, dtype, activation
 using FireflyVectors = std::array<std::uintptr_t, 4>;               // epsilon, scale, shift, mirror; 0 is "absent"
+using Address = std::uintptr_t;
+using FireflyOperands = std::array<Address, 5>;                     // of a layer: x, W, Δ, b, β; 0 is "absent"
 using FireflyPair = std::tuple<std::uintptr_t, Size>;               // address, step
+
+inline float* floats(Address at) { return reinterpret_cast<float*>(at); }
+
+inline FireflyWeights weights(const FireflyOperands& of, bool channels_last) {
+    return {floats(of[1]), floats(of[2]), floats(of[3]), floats(of[4]), channels_last};
+}
 
 inline FireflyTensor tensor(const FireflyPair& t) { return {std::get<0>(t), std::get<1>(t)}; }
 

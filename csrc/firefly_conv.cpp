@@ -5,76 +5,136 @@
 // A tile is 2 x 2 outputs. The tiles of some samples lie one behind the other along the lanes, so that all transforms
 // are additions of vectors. For 16 positions (k) of the transformed tile the sums over input channels are products of
 // small matrices whose results stay in the first-level cache until the pass behind has taken them.
-#include "firefly_conv.hpp"
-
-#include "firefly_lanes.hpp"
+#include "firefly_layers.hpp"
+#include "firefly_products.hpp"
 #include "isa.hpp"
 #include "turn.hpp"
 
 namespace pcl::PCL_ISA {
 
-typedef Scan<float> Floats;
-constexpr int kFloats = kScanLanes<float>;
-constexpr int kHalf = 4, kBoth = 2 * kHalf;                // neurons of a block; their rows of W, then those of Δ
-constexpr int kVectors = kRegisters == 32 ? 2 : 1;         // vectors of tiles side by side: 16 (8) accumulators
-constexpr int kGroup = kVectors * kFloats;
+constexpr Size kTiles = 1 << 17;  // numbers of transformed tiles that are walked together, in the second-level cache
 
+// Tile (y, x) of sample n has place (y samples + n) columns + x among those that are walked together: the tile below
+// lies at the same distance for all, and no lane is idle but behind the last.
 struct Tiles {
-    Size rows, columns, of_sample;  // of_sample: from one sample to the next, with a row that is not used
-    Size samples, count, groups;    // walked together: samples, tiles, groups of kGroup tiles
+    Size rows, columns;
+    Size samples, below, groups;  // walked together: samples, tiles from one row to the next, groups of kGroup tiles
 
     explicit Tiles(const FireflyConv& s) {
-        rows = (s.out_height() + 1) / 2, columns = (s.out_width() + 1) / 2, of_sample = (rows + 1) * columns;
-        double best = 0;  // as few lanes idle as can be, within the second-level cache
+        rows = (s.out_height() + 1) / 2, columns = (s.out_width() + 1) / 2;
+        const Size of_sample = rows * columns, most = std::max<Size>(kTiles / (16 * s.in), 2 * kGroup);
+        const auto whole = [&](Size n) { return (n * of_sample + kGroup - 1) / kGroup; };
+        double best = 0;  // as few lanes idle as can be
         samples = 1;
-        for (Size n = 1; n <= std::min<Size>(s.samples, 16) && (n == 1 || n * of_sample <= 320); ++n) {
-            const Size needed = n * of_sample - columns, whole = (needed + kGroup - 1) / kGroup * kGroup;
-            const double used = double(n * rows * columns) / double(whole);
+        for (Size n = 1; n <= std::min<Size>(s.samples, 16) && (n == 1 || n * of_sample <= most); ++n) {
+            const double used = double(n * of_sample) / double(whole(n) * kGroup);
             if (used > 1.01 * best) best = used, samples = n;
         }
-        count = samples * of_sample - columns, groups = (count + kGroup - 1) / kGroup;
+        below = samples * columns, groups = whole(samples);
     }
     Size padded() const { return groups * kGroup; }
 };
 
-// G g Gᵀ of every kernel, as [block of neurons][k][input][row of the block].
-inline std::vector<float> transformed_weights(const FireflyConv& s, const float* weights) {
-    const Size blocks = (s.out + kHalf - 1) / kHalf;
-    std::vector<float> to(blocks * 16 * s.in * kBoth);
-    for (Size o = 0; o < 2 * s.out; ++o) {
-        const Size neuron = o % s.out, row = neuron % kHalf + (o < s.out ? 0 : kHalf);
-        for (Size i = 0; i < s.in; ++i) {
-            const float* g = weights + (o * s.in + i) * 9;
-            float half[4][3];
-            for (int c = 0; c < 3; ++c) {
-                const float sum = g[c] + g[6 + c];
-                half[0][c] = g[c], half[1][c] = 0.5f * (sum + g[3 + c]);
-                half[2][c] = 0.5f * (sum - g[3 + c]), half[3][c] = g[6 + c];
-            }
-            for (int r = 0; r < 4; ++r) {
-                const float* h = half[r];
-                const float sum = h[0] + h[2], u[4] = {h[0], 0.5f * (sum + h[1]), 0.5f * (sum - h[1]), h[2]};
-                for (int c = 0; c < 4; ++c) to[((neuron / kHalf * 16 + r * 4 + c) * s.in + i) * kBoth + row] = u[c];
-            }
+// G g Gᵀ of every kernel of W and Δ, as [k][W, Δ][neuron][input], and zeros where neurons or inputs are too few.
+struct Kernels {
+    Size rows, step;  // neurons of W, numbers from one to the next
+    Room room;
+
+    Kernels(const FireflyConv& s, const FireflyWeights& w)
+        : rows(std::max<Size>(s.out, kHalf)), step((s.in + kFloats - 1) / kFloats * kFloats), room(32 * rows * step) {
+        if (rows > s.out) std::fill_n(room.at, 32 * rows * step, 0.0f);
+        for (int half = 0; half < 2; ++half)
+            for (Size o = 0; o < s.out; ++o)
+                for (Size i = 0; i < s.in; i += kFloats) {
+                    Floats g[9];
+                    const float* of_neuron = (half ? w.delta : w.weight) + o * s.in * 9;
+                    load(of_neuron, s.in, i, w.channels_last, g);
+                    transform(g, room.at + (half * rows + o) * step + i, 2 * rows * step);
+                }
+    }
+    Rows at(int k, Size neuron) const {
+        const float* weight = room.at + (2 * k * rows + neuron) * step;
+        return {weight, weight + rows * step, step};
+    }
+
+  private:
+    // The kernels of kFloats inputs from i on along the lanes; zeros beyond the last.
+    static void load(const float* from, Size inputs, Size i, bool channels_last, Floats* g) {
+        const int width = static_cast<int>(std::min<Size>(kFloats, inputs - i));
+        if (channels_last) {
+            for (int p = 0; p < 9; ++p) g[p] = load_part(from + p * inputs + i, width);
+            return;
+        }
+        for (int p = 0; p < 9; ++p) {
+            float lanes[kFloats] = {};
+            for (int l = 0; l < width; ++l) lanes[l] = from[(i + l) * 9 + p];
+            g[p] = load_lanes(lanes);
         }
     }
-    return to;
+    static void transform(const Floats* g, float* to, Size from_k_to_k) {
+        Floats half[4][3];
+        for (int c = 0; c < 3; ++c) {
+            const Floats sum = g[c] + g[6 + c];
+            half[0][c] = g[c], half[1][c] = 0.5f * (sum + g[3 + c]);
+            half[2][c] = 0.5f * (sum - g[3 + c]), half[3][c] = g[6 + c];
+        }
+        for (int r = 0; r < 4; ++r, to += 4 * from_k_to_k) {
+            const Floats* h = half[r];
+            const Floats sum = h[0] + h[2];
+            store_lanes(to, h[0]), store_lanes(to + from_k_to_k, 0.5f * (sum + h[1]));
+            store_lanes(to + 2 * from_k_to_k, 0.5f * (sum - h[1])), store_lanes(to + 3 * from_k_to_k, h[2]);
+        }
+    }
+};
+
+// Numbers at, at + 1, ... of rows of `width`, as a vector; zeros beyond the ends of a row.
+class Window {
+    Size at_;
+    int from_, to_;  // lanes within the row
+
+  public:
+    Window(Size width, Size at)
+        : at_(at), from_(static_cast<int>(std::clamp<Size>(-at, 0, kFloats))),
+          to_(static_cast<int>(std::clamp<Size>(width - at, 0, kFloats))) {}
+    Floats of(const float* row) const {
+#if defined(__AVX512F__)
+        return bits<Floats>(_mm512_maskz_loadu_ps(((1u << to_) - 1) & ~((1u << from_) - 1), row + at_));
+#else
+        if (from_ == 0 && to_ == kFloats) return load_lanes(row + at_);
+        float room[kFloats] = {};
+        for (int i = from_; i < to_; ++i) room[i] = row[at_ + i];
+        return load_lanes(room);
+#endif
+    }
+};
+
+// Every second number of two vectors, from the one at `first` on.
+template <std::size_t first, std::size_t... i>
+inline Floats every_second(const Floats& a, const Floats& b, std::index_sequence<i...>) {
+    return shuffled<float, (2 * i + first)...>(a, b);
 }
 
 // planes[row parity][column of the patch][tile] of one channel of one sample: what a tile at (y, x) reads in its rows
-// 2y + parity, and with the tile below 2y + 2 + parity; zero beyond the image. `line` is a row of the padded image.
-inline void spread(const FireflyConv& s, const Tiles& t, const float* image, float* planes, Size size, float* line) {
-    std::fill_n(line, 2 * t.columns + 2, 0.0f);
-    for (Size y = 0; y < 2 * (t.rows + 1); ++y) {
-        float* to = planes + y % 2 * 4 * size + y / 2 * t.columns;
-        const Size row = y - s.pad_y;
-        if (row < 0 || row >= s.height) {
-            for (int c = 0; c < 4; ++c) std::fill_n(to + c * size, t.columns, 0.0f);
-            continue;
+// 2y + parity, and with the tile below 2y + 2 + parity; zero beyond the image.
+inline void spread(const FireflyConv& s, const Tiles& t, const float* image, float* planes, Size size) {
+    constexpr auto lanes = std::make_index_sequence<kFloats>{};
+    const Size padded = 2 * (t.rows + 1), stop = std::min(padded, s.height + s.pad_y);
+    for (Size x = 0; x < t.columns; x += kFloats) {
+        const int width = static_cast<int>(std::min<Size>(kFloats, t.columns - x));
+        const Size at = 2 * x - s.pad_x;
+        const Window one(s.width, at), two(s.width, at + kFloats), three(s.width, at + 2), four(s.width, at + 2 + kFloats);
+        for (Size y = 0; y < padded; ++y) {
+            Floats a{}, b{}, c{}, d{};
+            if (y >= s.pad_y && y < stop) {
+                const float* row = image + (y - s.pad_y) * s.width;
+                a = one.of(row), b = two.of(row), c = three.of(row), d = four.of(row);
+            }
+            float* to = planes + y % 2 * 4 * size + y / 2 * t.below + x;
+            store_part(to, every_second<0>(a, b, lanes), width);
+            store_part(to + size, every_second<1>(a, b, lanes), width);
+            store_part(to + 2 * size, every_second<0>(c, d, lanes), width);
+            store_part(to + 3 * size, every_second<1>(c, d, lanes), width);
         }
-        std::copy_n(image + row * s.width, s.width, line + s.pad_x);
-        for (Size x = 0; x < t.columns; ++x)
-            for (int c = 0; c < 4; ++c) to[c * size + x] = line[2 * x + c];
     }
 }
 
@@ -94,22 +154,6 @@ inline void transform_input(const float* planes, Size size, Size below, float* t
     }
 }
 
-// out[row][vector] = Σ over inputs of weights[input][row] tiles[input][vector]
-inline void multiply(Size inputs, const float* weights, const float* tiles, Floats* out) {
-    Floats sum[kBoth][kVectors] = {};
-    for (Size i = 0; i < inputs; ++i, weights += kBoth, tiles += kGroup) {
-        Floats tile[kVectors];
-#pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) tile[v] = load_lanes(tiles + v * kFloats);
-#pragma GCC unroll 8
-        for (int r = 0; r < kBoth; ++r)
-#pragma GCC unroll 2
-            for (int v = 0; v < kVectors; ++v) sum[r][v] += weights[r] * tile[v];
-    }
-    for (int r = 0; r < kBoth; ++r)
-        for (int v = 0; v < kVectors; ++v) out[r * kVectors + v] = sum[r][v];
-}
-
 // Aᵀ m A + bias of vector `at` of every k: the outputs (0, 0), (0, 1), (1, 0), (1, 1) of the tiles.
 inline void transform_output(const Floats* m, Size step, float bias, Floats* y) {
     Floats half[2][4];
@@ -126,7 +170,7 @@ inline void transform_output(const Floats* m, Size step, float bias, Floats* y) 
 // The image of one channel from its four planes of outputs.
 inline void gather(const FireflyConv& s, const Tiles& t, const float* planes, Size size, float* image) {
     for (Size y = 0; y < s.out_height(); ++y, image += s.out_width()) {
-        const float* even = planes + y % 2 * 2 * size + y / 2 * t.columns;
+        const float* even = planes + y % 2 * 2 * size + y / 2 * t.below;
         const float* odd = even + size;
         const Size pairs = s.out_width() / 2;
         for (Size x = 0; x < pairs; ++x) image[2 * x] = even[x], image[2 * x + 1] = odd[x];
@@ -135,20 +179,20 @@ inline void gather(const FireflyConv& s, const Tiles& t, const float* planes, Si
 }
 
 // y and, where `z` is not null, the pre-activations [a; d]; x, y and z in planes, or with the channels side by side.
-void firefly_conv(const FireflyConv& s, const float* x, const float* weights, const float* biases, const Firefly& f,
-                  float* y, float* z) {
+void firefly_conv(const FireflyConv& s, const float* x, const FireflyWeights& w, const Firefly& f, float* y, float* z) {
     const Tiles t(s);
-    const auto u = transformed_weights(s, weights);
+    const Kernels kernels(s, w);
     const Splits<float> splits(f);
     const Size blocks = (s.out + kHalf - 1) / kHalf, chunks = (s.samples + t.samples - 1) / t.samples;
-    const Size size = t.padded() + t.columns, pixels = s.height * s.width, results = s.out_height() * s.out_width();
+    const Size size = t.padded() + t.below, pixels = s.height * s.width, results = s.out_height() * s.out_width();
     with_activation(f.activation, [&](auto activation) {
         using A = decltype(activation);
 #pragma omp parallel num_threads(f.threads) if (f.threads > 1)
         {
-            Lined<float> planes(8 * size), tiles(16 * s.in * t.padded()), out(4 * s.out * t.padded());
-            Lined<float> kept(z ? 8 * s.out * t.padded() : 0), line(2 * t.columns + 2 + s.width);
-            Lined<float> turned(s.channels_last ? std::max(t.samples * s.in * pixels, 2 * s.out * results) : 0);
+            Lined<float> planes(8 * size);
+            const Room tiles(16 * s.in * t.padded()), out(4 * s.out * t.padded());
+            const Room kept(z ? 8 * s.out * t.padded() : 0);
+            const Room turned(s.channels_last ? std::max(t.samples * s.in * pixels, 2 * s.out * results) : 0);
 #pragma omp for schedule(static)
             for (Size chunk = 0; chunk < chunks; ++chunk) {
                 const Size first = chunk * t.samples, here = std::min(t.samples, s.samples - first);
@@ -160,26 +204,26 @@ void firefly_conv(const FireflyConv& s, const float* x, const float* weights, co
                 }
                 for (Size i = 0; i < s.in; ++i) {
                     for (Size n = 0; n < here; ++n)
-                        spread(s, t, images + (n * s.in + i) * pixels, planes.at + n * t.of_sample, size, line.at);
+                        spread(s, t, images + (n * s.in + i) * pixels, planes.at + n * t.columns, size);
                     for (Size g = 0; g < t.groups; ++g)
                         for (int v = 0; v < kVectors; ++v)
-                            transform_input(planes.at + g * kGroup + v * kFloats, size, t.columns,
+                            transform_input(planes.at + g * kGroup + v * kFloats, size, t.below,
                                             tiles.at + (g * 16 * s.in + i) * kGroup + v * kFloats, s.in * kGroup);
                 }
                 for (Size g = 0; g < t.groups; ++g)
                     for (Size block = 0; block < blocks; ++block) {
-                        Floats m[16][kBoth * kVectors];
+                        const Size neuron = block * kHalf, count = std::min<Size>(kHalf, s.out - neuron);
+                        const Size start = std::min(neuron, kernels.rows - kHalf);  // the last rows for one more time
+                        Floats m[16][kBoth][kVectors];
                         for (int k = 0; k < 16; ++k)
-                            multiply(s.in, u.data() + (block * 16 + k) * s.in * kBoth,
-                                     tiles.at + (g * 16 + k) * s.in * kGroup, m[k]);
-                        for (Size c = block * kHalf; c < std::min(s.out, (block + 1) * kHalf); ++c) {
+                            multiply<kVectors>(s.in, kernels.at(k, start), tiles.at + (g * 16 + k) * s.in * kGroup, m[k]);
+                        for (Size c = neuron; c < neuron + count; ++c) {
                             const Split<float> of = splits.template at<false>(c);
-                            const float b = biases ? biases[c] : 0, db = biases ? biases[s.out + c] : 0;
+                            const float b = w.bias ? w.bias[c] : 0, db = w.delta_bias ? w.delta_bias[c] : 0;
                             for (int v = 0; v < kVectors; ++v) {
-                                const Floats* row = &m[0][c % kHalf * kVectors + v];
                                 Floats a[4], d[4];
-                                transform_output(row, kBoth * kVectors, b, a);
-                                transform_output(row + kHalf * kVectors, kBoth * kVectors, db, d);
+                                transform_output(&m[0][c - start][v], kBoth * kVectors, b, a);
+                                transform_output(&m[0][kHalf + c - start][v], kBoth * kVectors, db, d);
                                 const Size at = g * kGroup + v * kFloats;
                                 for (int p = 0; p < 4; ++p) {
                                     const Floats base = of.scale * a[p] + of.shift;
@@ -197,7 +241,7 @@ void firefly_conv(const FireflyConv& s, const float* x, const float* weights, co
                         to += (first + n) * channels * results;
                         float* images = s.channels_last ? turned.at : to;
                         for (Size c = 0; c < channels; ++c)
-                            gather(s, t, from + 4 * c * t.padded() + n * t.of_sample, t.padded(), images + c * results);
+                            gather(s, t, from + 4 * c * t.padded() + n * t.columns, t.padded(), images + c * results);
                         if (s.channels_last) turn(images, results, channels, results, to, channels);
                     };
                     all_channels(s.out, out.at, y);
@@ -213,21 +257,37 @@ void firefly_conv(const FireflyConv& s, const float* x, const float* weights, co
 #ifdef PCL_BASELINE
 #include "firefly_bindings.hpp"
 
-PCL_EVERY_ISA(void firefly_conv(const FireflyConv& s, const float* x, const float* weights, const float* biases,
-                                const Firefly& f, float* y, float* z);)
+PCL_EVERY_ISA(void firefly_conv(const FireflyConv& s, const float* x, const FireflyWeights& w, const Firefly& f, float* y,
+                                float* z);)
 
 namespace pcl {
 
 void register_firefly_conv(pybind11::module_& m) {
-    using Address = std::uintptr_t;
-    m.def("firefly_conv", [](const std::array<Size, 7>& shape, bool channels_last, Address x, Address weights, Address biases,
-                             const FireflyVectors& vectors, int activation, Address y, Address z, int threads) {
+    // of: x, W, Δ, b, β; channels_last: of x, y and z, and of the weights
+    m.def("firefly_conv", [](const std::array<Size, 7>& shape, bool channels_last, const FireflyOperands& of,
+                             bool weights_last, const FireflyVectors& vectors, int activation, Address y, Address z,
+                             int threads) {
         pybind11::gil_scoped_release release;
         const auto [samples, in, height, width, out, pad_y, pad_x] = shape;
-        const auto floats = [](Address at) { return reinterpret_cast<float*>(at); };
-        const Firefly f = firefly({samples, out, 1, false, 0, activation}, vectors, {0, 0}, {0, 0}, threads);
-        PCL_BEST(firefly_conv)({samples, in, height, width, out, pad_y, pad_x, channels_last}, floats(x), floats(weights),
-                               floats(biases), f, floats(y), floats(z));
+        const Firefly f = firefly({samples, out, 1, false, f32, activation}, vectors, {0, 0}, {0, 0}, threads);
+        PCL_BEST(firefly_conv)({samples, in, height, width, out, pad_y, pad_x, channels_last}, floats(of[0]),
+                               weights(of, weights_last), f, floats(y), floats(z));
+    });
+    // y in the memory order of x. False, and nothing done, where anything is not as usual.
+    m.def("firefly_conv_usual", [](const FireflyTensors& tensors, const std::array<Size, 2>& padding, int activation,
+                                   bool refuse_grad, int threads) {
+        UsualLayer u(tensors, refuse_grad, activation);
+        if (!u.read(4) || u.x.dims != 4 || u.y.dims != 4) return false;
+        const bool last = !u.x.contiguous();
+        if (last ? !u.channels_last(u.x) || !u.channels_last(u.y) : !u.y.contiguous()) return false;
+        const FireflyConv s{u.x.shape[0], u.x.shape[1], u.x.shape[2], u.x.shape[3],
+                            u.w.shape[0], padding[0],   padding[1],   last};
+        const Size of_y[] = {s.samples, s.out, s.out_height(), s.out_width()};
+        if (u.w.shape[1] != s.in || !std::equal(of_y, of_y + 4, u.y.shape)) return false;
+        u.firefly.threads = 9 * u.y.elements() >= 1 << 17 ? threads : 1;
+        pybind11::gil_scoped_release release;
+        PCL_BEST(firefly_conv)(s, u.at(u.x), u.weights, u.firefly, u.at(u.y), nullptr);
+        return true;
     });
 }
 

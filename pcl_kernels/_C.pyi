@@ -188,9 +188,8 @@ def firefly_split_backward(
 def firefly_conv(
     shape: list[int],
     channels_last: bool,
-    x: int,
-    weights: int,
-    biases: int,
+    operands: list[int],
+    weights_last: bool,
     vectors: list[int],
     activation: int,
     y: int,
@@ -198,15 +197,11 @@ def firefly_conv(
     threads: int,
     /,
 ) -> None: ...
+def firefly_conv_usual(
+    tensors: list[object], padding: list[int], activation: int, refuse_grad: bool, threads: int, /
+) -> bool: ...
 def firefly_linear(
-    shape: list[int],
-    operands: list[int],
-    vectors: list[int],
-    activation: int,
-    y: int,
-    z: int,
-    threads: int,
-    /,
+    shape: list[int], operands: list[int], vectors: list[int], activation: int, y: int, z: int, threads: int, /
 ) -> None: ...
 def firefly_linear_usual(tensors: list[object], activation: int, refuse_grad: bool, threads: int, /) -> bool: ...
 def firefly_score(

@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "../firefly_conv.hpp"
+#include "../firefly_layers.hpp"
 #include "../isa.hpp"
 #include "../simd.hpp"
 
@@ -14,7 +14,8 @@ PCL_EVERY_ISA(
     void firefly_split_backward(const Firefly&, const FireflyTensor&, const FireflyTensor&, const FireflyTensor&,
                                 double*);
     void firefly_score(const Firefly&, const FireflyTensor&, int, double*);
-    void firefly_conv(const FireflyConv&, const float*, const float*, const float*, const Firefly&, float*, float*);)
+    void firefly_conv(const FireflyConv&, const float*, const FireflyWeights&, const Firefly&, float*, float*);
+    void firefly_linear(const FireflyLinear&, const float*, const FireflyWeights&, const Firefly&, float*, float*);)
 
 namespace {
 
@@ -107,7 +108,7 @@ void of_layers(int dtype, int activation, Size samples, Size m, Size positions, 
     check(score, want_score, summed, "firefly_score");
 }
 
-void of_convolutions(FireflyConv s, int activation, bool keep, int threads) {
+void of_convolutions(FireflyConv s, bool weights_last, int activation, bool keep, int threads) {
     std::mt19937 random{unsigned(s.in + s.out + s.height)};
     const Size results = s.out_height() * s.out_width();
     const auto x = numbers<float>(s.samples * s.in * s.height * s.width, random);
@@ -126,7 +127,7 @@ void of_convolutions(FireflyConv s, int activation, bool keep, int threads) {
                     for (Size k = 0; k < 9; ++k) {
                         const Size row = at / s.out_width() + k / 3 - s.pad_y, column = at % s.out_width() + k % 3 - s.pad_x;
                         if (row >= 0 && row < s.height && column >= 0 && column < s.width)
-                            sum += double(weights[(o * s.in + i) * 9 + k]) *
+                            sum += double(weights[weights_last ? (o * 9 + k) * s.in + i : (o * s.in + i) * 9 + k]) *
                                    x[place(b, i, row * s.width + column, s.in, s.height * s.width)];
                     }
                 want_z[place(b, o, at, 2 * s.out, results)] = sum;
@@ -139,10 +140,38 @@ void of_convolutions(FireflyConv s, int activation, bool keep, int threads) {
             }
     }
     const Firefly f{0, s.out, 1, false, f32, activation, epsilon.data(), nullptr, nullptr, nullptr, {}, {}, threads};
-    PCL_BEST(firefly_conv)(s, x.data(), weights.data(), biases.data(), f, y.data(), keep ? z.data() : nullptr);
+    // Δ and β in buffers of their own, so that the end of W and b is seen
+    const std::vector<float> w(weights.begin(), weights.begin() + s.out * s.in * 9), b(biases.begin(), biases.begin() + s.out);
+    const std::vector<float> delta(weights.begin() + w.size(), weights.end()), db(biases.begin() + s.out, biases.end());
+    const FireflyWeights of{w.data(), delta.data(), b.data(), db.data(), weights_last};
+    PCL_BEST(firefly_conv)(s, x.data(), of, f, y.data(), keep ? z.data() : nullptr);
     check(y, want_y, 1e-4, "firefly_conv");
     want_z.resize(z.size());
     check(z, want_z, 1e-4, "firefly_conv, pre-activations");
+}
+
+void of_linear(FireflyLinear s, int activation, bool keep, int threads) {
+    std::mt19937 random{unsigned(s.in + s.out + s.samples)};
+    const auto x = numbers<float>(s.samples * s.in, random), w = numbers<float>(s.out * s.in, random);
+    const auto delta = numbers<float>(s.out * s.in, random), b = numbers<float>(s.out, random);
+    const auto epsilon = numbers<double>(s.out, random);
+    std::vector<float> y(s.samples * s.out), z(keep ? 2 * y.size() : 0);
+    std::vector<double> want_y(y.size()), want_z(2 * y.size());
+    for (Size n = 0; n < s.samples; ++n)
+        for (Size c = 0; c < s.out; ++c) {
+            double a = b[c], d = 0;
+            for (Size i = 0; i < s.in; ++i)
+                a += double(w[c * s.in + i]) * x[n * s.in + i], d += double(delta[c * s.in + i]) * x[n * s.in + i];
+            want_z[n * 2 * s.out + c] = a, want_z[n * 2 * s.out + s.out + c] = d;
+            d *= epsilon[c];
+            want_y[n * s.out + c] = (value(activation, a + d) + value(activation, a - d)) / 2;
+        }
+    const Firefly f{s.samples, s.out, 1, true, f32, activation, epsilon.data(), nullptr, nullptr, nullptr, {}, {}, threads};
+    PCL_BEST(firefly_linear)(s, x.data(), {w.data(), delta.data(), b.data(), nullptr, false}, f, y.data(),
+                             keep ? z.data() : nullptr);
+    check(y, want_y, 1e-4, "firefly_linear");
+    want_z.resize(z.size());
+    check(z, want_z, 1e-4, "firefly_linear, pre-activations");
 }
 
 }  // namespace
@@ -165,7 +194,10 @@ long firefly_ops(int threads) {
         for (bool last : {false, true})
             for (bool keep : {false, true}) {
                 s.channels_last = last;
-                of_convolutions(s, keep ? 1 : 2, keep, threads);
+                for (bool weights_last : {false, true}) of_convolutions(s, weights_last, keep ? 1 : 2, keep, threads);
             }
+    for (FireflyLinear s : {FireflyLinear{1, 1, 1}, FireflyLinear{5, 3, 2}, FireflyLinear{33, 17, 7}, FireflyLinear{150, 20, 25},
+                            FireflyLinear{40, 1024, 13}, FireflyLinear{70, 4100, 6}})
+        for (bool keep : {false, true}) of_linear(s, keep ? 1 : 2, keep, threads);
     return calls;
 }

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pcl_kernels import _C
-from pcl_kernels._registry import define, plain
+from pcl_kernels._registry import define, plain, unobserved
 from pcl_kernels.firefly_split.checks import ACTIVATIONS
 from pcl_kernels.firefly_split.layout import addresses, wide
+from pcl_kernels.firefly_split.linear import stacked_biases
 from pcl_kernels.firefly_split.op import _backward_op, split
 from pcl_kernels.memory_edit.layout import threads_for
 
@@ -25,10 +26,33 @@ from pcl_kernels.memory_edit.layout import threads_for
 LARGEST = 8192
 
 
+def usual(
+    x: Tensor,
+    weight: Tensor,
+    delta: Tensor,
+    bias: Tensor | None,
+    delta_bias: Tensor | None,
+    epsilon: Tensor,
+    scale: Tensor | None,
+    shift: Tensor | None,
+    mirror: Tensor | None,
+    activation: str,
+    padding: Any,
+) -> Tensor | None:
+    """The layer where all is as usual (csrc/firefly_usual.hpp); None, and nothing done, where it is not."""
+    if not unobserved():
+        return None
+    y = _result(x, weight.shape[0], padding)
+    tensors: list[object] = [x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror, y]
+    options = list(padding), ACTIVATIONS[activation], torch.is_grad_enabled(), torch.get_num_threads()
+    return y if _C.firefly_conv_usual(tensors, *options) else None
+
+
 def suits(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -> bool:
     """Whether this is a convolution of the kernel's kind, on float32 CPU tensors, and not too wide."""
     return (
-        tuple(weight.shape[2:]) == (3, 3)
+        weight.shape[2:] == (3, 3)
+        and x.dim() == 4
         and x.is_cpu
         and x.dtype == torch.float32
         and pair(stride) == pair(dilation) == (1, 1)
@@ -40,13 +64,16 @@ def suits(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -
 
 
 def pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * 2 if len(values) == 1 else values
 
 
 def split_conv(
     x: Tensor,
-    stacked: Tensor,
-    biases: Tensor | None,
+    weight: Tensor,
+    delta: Tensor,
+    bias: Tensor | None,
+    delta_bias: Tensor | None,
     epsilon: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
@@ -54,8 +81,8 @@ def split_conv(
     activation: str,
     padding: Sequence[int],
 ) -> Tensor:
-    """What `split` makes of the convolution with [W; Δ] `(2m, n, 3, 3)`."""
-    operands = x, stacked, biases, epsilon, scale, shift, mirror
+    """What `split` makes of the convolution with [W; Δ], both `(m, n, 3, 3)`."""
+    operands = x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror
     given = [t for t in operands if t is not None]
     if plain(*given):
         return _conv_cpu(*operands, activation, padding, False)[0]
@@ -69,8 +96,10 @@ def split_conv(
 
 def _conv_cpu(
     x: Tensor,
-    stacked: Tensor,
-    biases: Tensor | None,
+    weight: Tensor,
+    delta: Tensor,
+    bias: Tensor | None,
+    delta_bias: Tensor | None,
     epsilon: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
@@ -80,18 +109,21 @@ def _conv_cpu(
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
     """The result, and with `keep` [a; d], which the backward pass reads."""
-    y, z = _conv_fake(x, stacked, biases, epsilon, scale, shift, mirror, activation, padding, keep)
-    last = _channels_last(x)
-    x = x.resolve_neg().contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    stacked = stacked.resolve_neg().contiguous()
-    biases = None if biases is None else biases.resolve_neg().contiguous()
+    given = (x, weight, delta, bias, delta_bias)
+    y, z = _conv_fake(*given, epsilon, scale, shift, mirror, activation, padding, keep)
+    last, weights_last = _channels_last(x), _channels_last(weight)
+    orders = [torch.channels_last if of else torch.contiguous_format for of in (last, weights_last, weights_last)]
+    orders += [torch.contiguous_format] * 2
+    operands = [
+        None if t is None else t.resolve_neg().contiguous(memory_format=order)
+        for t, order in zip(given, orders, strict=True)
+    ]
     vectors = [wide(v) for v in (epsilon, scale, shift, mirror)]
     _C.firefly_conv(
         [*x.shape, y.shape[1], *padding],
         last,
-        x.data_ptr(),
-        stacked.data_ptr(),
-        0 if biases is None else biases.data_ptr(),
+        addresses(*operands),
+        weights_last,
         addresses(*vectors),
         ACTIVATIONS[activation],
         y.data_ptr(),
@@ -103,8 +135,10 @@ def _conv_cpu(
 
 def _conv_fake(
     x: Tensor,
-    stacked: Tensor,
-    biases: Tensor | None,
+    weight: Tensor,
+    delta: Tensor,
+    bias: Tensor | None,
+    delta_bias: Tensor | None,
     epsilon: Tensor,
     scale: Tensor | None,
     shift: Tensor | None,
@@ -113,11 +147,16 @@ def _conv_fake(
     padding: Sequence[int],
     keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    size = [n + 2 * p - 2 for n, p in zip(x.shape[2:], padding, strict=True)]
+    m = len(weight)
+    return _result(x, m, padding), _result(x, 2 * m, padding) if keep else x.new_empty(0)
+
+
+def _result(x: Tensor, channels: int, padding: Sequence[int]) -> Tensor:
+    """A new tensor for the convolution of x, in its memory order."""
+    samples, _, height, width = x.shape
+    size = (samples, channels, height + 2 * padding[0] - 2, width + 2 * padding[1] - 2)
     order = torch.channels_last if _channels_last(x) else torch.contiguous_format
-    y = torch.empty((len(x), len(stacked) // 2, *size), device=x.device, memory_format=order)
-    z = torch.empty((len(x), len(stacked), *size), device=x.device, memory_format=order) if keep else x.new_empty(0)
-    return y, z
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=order)
 
 
 def _channels_last(x: Tensor) -> bool:
@@ -125,8 +164,8 @@ def _channels_last(x: Tensor) -> bool:
 
 
 _conv_op: Any = define(
-    "firefly_conv(Tensor x, Tensor stacked, Tensor? biases, Tensor epsilon, Tensor? scale, Tensor? shift, "
-    "Tensor? mirror, str activation, int[] padding, bool keep) -> (Tensor, Tensor)",
+    "firefly_conv(Tensor x, Tensor weight, Tensor delta, Tensor? bias, Tensor? delta_bias, Tensor epsilon, "
+    "Tensor? scale, Tensor? shift, Tensor? mirror, str activation, int[] padding, bool keep) -> (Tensor, Tensor)",
     cpu=_conv_cpu,
     fake=_conv_fake,
 )
@@ -139,8 +178,10 @@ class _Differentiable(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        stacked: Tensor,
-        biases: Tensor | None,
+        weight: Tensor,
+        delta: Tensor,
+        bias: Tensor | None,
+        delta_bias: Tensor | None,
         epsilon: Tensor,
         scale: Tensor | None,
         shift: Tensor | None,
@@ -148,9 +189,10 @@ class _Differentiable(torch.autograd.Function):
         activation: str,
         padding: Sequence[int],
     ) -> Tensor:
-        y, z = _conv_op(x, stacked, biases, epsilon, scale, shift, mirror, activation, padding, True)
-        ctx.save_for_backward(x, stacked, biases, epsilon, scale, shift, mirror, z)
-        ctx.options = (activation, padding)
+        operands = x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror
+        y, z = _conv_op(*operands, activation, padding, True)
+        ctx.save_for_backward(*operands, z)
+        ctx.options = (activation, list(padding))
         result: Tensor = y
         return result
 
@@ -158,30 +200,36 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *saved, z = ctx.saved_tensors
         activation, padding = ctx.options
-        x, stacked, biases, *vectors, mirror = saved
+        needs = ctx.needs_input_grad[: len(saved)]
         if torch.is_grad_enabled():
-            # views, so that an operand that was made from another does not lead back to it
-            again: list[Any] = [None if t is None else t.view_as(t) for t in saved]
-            pre_activations = F.conv2d(again[0], again[1], again[2], 1, tuple(padding))
-            y = split(pre_activations, None, again[3], again[4], again[5], again[6], activation)
-            wanted = [t for t, needed in zip(again, ctx.needs_input_grad, strict=False) if needed]
-            found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
-            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:6]), None, None, None
+            return *_again(saved, activation, padding, needs, grad), None, None
+        x, weight, delta, _, _, *vectors, mirror = saved
+        m = len(weight)
         dz, _, sums = _backward_op(z, None, *vectors, mirror, activation, grad)
-        of_conv = torch.ops.aten.convolution_backward.default(
-            *(
-                dz,
-                x,
-                stacked,
-                None if biases is None else [len(stacked)],
-                [1, 1],
-                list(padding),
-                [1, 1],
-                False,
-                [0, 0],
-                1,
-            ),
-            [bool(needed) for needed in ctx.needs_input_grad[:3]],
+        of_x, of_weights, of_biases = torch.ops.aten.convolution_backward.default(
+            *(dz, x, torch.cat([weight, delta]), [2 * m], [1, 1], padding, [1, 1], False, [0, 0], 1),
+            [needs[0], needs[1] or needs[2], needs[3] or needs[4]],
         )
-        of_vectors = (None if v is None else g.to(v.dtype) for v, g in zip(vectors, sums, strict=True))
-        return *of_conv, *of_vectors, None, None, None
+        halves = (h for pair in (of_weights, of_biases) for h in ((None, None) if pair is None else pair.split(m)))
+        return (
+            of_x,
+            *(h if n else None for h, n in zip(halves, needs[1:5], strict=True)),
+            *(None if v is None else g.to(v.dtype) for v, g in zip(vectors, sums, strict=True)),
+            None,
+            None,
+            None,
+        )
+
+
+def _again(
+    saved: Sequence[Tensor | None], activation: str, padding: list[int], needed: Sequence[bool], grad: Tensor
+) -> list[Tensor | None]:
+    """The gradients of all operands, differentiable themselves."""
+    # views, so that an operand that was made from another does not lead back to it
+    again: list[Any] = [None if t is None else t.view_as(t) for t in saved]
+    x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror = again
+    z = F.conv2d(x, torch.cat([weight, delta]), stacked_biases(bias, delta_bias), 1, tuple(padding))
+    y = split(z, None, epsilon, scale, shift, mirror, activation)
+    wanted = [t for t, n in zip(again, needed, strict=True) if n]
+    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+    return [next(found) if n else None for n in needed]

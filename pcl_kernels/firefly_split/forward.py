@@ -53,9 +53,15 @@ def firefly_split_forward(
     """
     op = "firefly_split_forward"
     check_activation(op, activation)
-    usual = linear.usual(x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror, activation)
-    if usual is not None:
-        return usual
+    operands = x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror
+    if isinstance(x, Tensor) and isinstance(weight, Tensor):
+        y: Tensor | None = None
+        if weight.dim() == 2:
+            y = linear.usual(*operands, activation)
+        elif conv.suits(x, weight, stride, padding, dilation):
+            y = conv.usual(*operands, activation, conv.pair(padding))
+        if y is not None:
+            return y
     check_tensor(op, "x", x)
     check_tensor(op, "weight", weight, x)
     if weight.dim() not in (2, 4):
@@ -81,12 +87,12 @@ def firefly_split_forward(
     if weight.dim() == 2:
         rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
         if linear.suits(rows, weight):
-            y = linear.split_linear(rows, weight, delta, bias, delta_bias, *of_neurons)
+            y = linear.split_linear(rows, *operands[1:], activation)
         else:
             z = F.linear(rows, torch.cat([weight, delta]), linear.stacked_biases(bias, delta_bias))
             y = split(z, None, *of_neurons)
         return y.view(*x.shape[:-1], len(weight))
-    stacked, biases = torch.cat([weight, delta]), linear.stacked_biases(bias, delta_bias)
     if conv.suits(x, weight, stride, padding, dilation):
-        return conv.split_conv(x, stacked, biases, *of_neurons, conv.pair(padding))
+        return conv.split_conv(*operands, activation, conv.pair(padding))
+    stacked, biases = torch.cat([weight, delta]), linear.stacked_biases(bias, delta_bias)
     return split(conv2d(x, stacked, biases, stride, padding, dilation), None, *of_neurons)

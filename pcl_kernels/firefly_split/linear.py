@@ -18,6 +18,7 @@ from pcl_kernels._registry import define, plain, unobserved
 from pcl_kernels.firefly_split.checks import ACTIVATIONS
 from pcl_kernels.firefly_split.layout import addresses, wide
 from pcl_kernels.firefly_split.op import _backward_op, split
+from pcl_kernels.memory_edit.layout import threads_for
 
 
 def usual(
@@ -32,15 +33,13 @@ def usual(
     mirror: Tensor | None,
     activation: str,
 ) -> Tensor | None:
-    """The layer where all is as usual (csrc/firefly_linear.cpp); None, and nothing done, where it is not."""
-    if not (isinstance(x, Tensor) and isinstance(weight, Tensor) and suits(x, weight) and unobserved()):
+    """The layer where all is as usual (csrc/firefly_usual.hpp); None, and nothing done, where it is not."""
+    if not (x.is_cpu and x.dim() and unobserved()):
         return None
-    y = torch.empty((*x.shape[:-1], len(weight)), dtype=torch.float32)
+    y = x.new_empty(*x.shape[:-1], weight.shape[0])
     tensors: list[object] = [x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror, y]
-    refuse_grad = torch.is_grad_enabled()
-    if _C.firefly_linear_usual(tensors, ACTIVATIONS[activation], refuse_grad, torch.get_num_threads()):
-        return y
-    return None
+    options = ACTIVATIONS[activation], torch.is_grad_enabled(), torch.get_num_threads()
+    return y if _C.firefly_linear_usual(tensors, *options) else None
 
 
 def suits(x: Tensor, weight: Tensor) -> bool:
@@ -104,7 +103,7 @@ def _cpu(
         ACTIVATIONS[activation],
         y.data_ptr(),
         z.data_ptr() if keep else 0,
-        torch.get_num_threads(),
+        threads_for(x.numel() + 2 * weight.numel()),
     )
     return y, z
 
@@ -192,9 +191,9 @@ def _again(
     """The gradients of all operands, differentiable themselves."""
     # views, so that an operand that was made from another does not lead back to it
     again: list[Any] = [None if t is None else t.view_as(t) for t in saved]
-    x, weight, delta, bias, delta_bias, *vectors = again
+    x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror = again
     z = F.linear(x, torch.cat([weight, delta]), stacked_biases(bias, delta_bias))
-    y = split(z, None, *vectors, activation)
+    y = split(z, None, epsilon, scale, shift, mirror, activation)
     wanted = [t for t, n in zip(again, needed, strict=True) if n]
     found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
     return [next(found) if n else None for n in needed]

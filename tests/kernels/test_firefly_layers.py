@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pcl_kernels import _C, firefly_split_forward
-from pcl_kernels.firefly_split import conv, reference
+from pcl_kernels.firefly_split import conv, linear, reference
 from tests.kernels.firefly_cases import WAYS, compute_eps, memory, numbers
 from tests.kernels.ways import entered
 
@@ -161,11 +161,84 @@ def test_only_its_own_convolutions_go_to_that_kernel() -> None:
     assert not conv.suits(x.double(), w.double(), 1, 1, 1)
 
 
-def test_gradients_of_gradients_of_small_convolutions() -> None:
-    """In float32 by hand, because the kernel has no float64: against those of the reference."""
+#: samples, inputs, neurons: the last of a panel and of the neurons, two chunks of samples, rows that are copied
+PRODUCTS = [(1, 1, 1), (5, 3, 2), (33, 17, 7), (150, 20, 25), (40, 1024, 13), (70, 4100, 6)]
+
+
+@pytest.mark.parametrize("shape", PRODUCTS, ids=str)
+def test_the_kernel_of_linear_layers_takes_their_shapes(shape: tuple[int, int, int], isa: str) -> None:
+    samples, inputs, m = shape
+    x = numbers(samples, inputs, dtype=torch.float32, seed=1)
+    w, delta = (numbers(m, inputs, dtype=torch.float32, seed=i) for i in (2, 3))
+    b, epsilon, scale, shift = (numbers(m, dtype=torch.float32, seed=i) for i in (4, 5, 6, 7))
+    given = (x, w, delta, b, None, epsilon, scale, shift, None)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(linear.split_linear(*given, "gelu"))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+    x, w, delta, b, epsilon, scale, shift = (t.double() for t in given if t is not None)
+    expected = reference.firefly_split_forward(x, w, delta, epsilon, b, None, scale, shift, activation="gelu")
+    positive = [t.abs() for t in (x, w, delta, epsilon, b)]
+    size = reference.firefly_split_forward(
+        *positive, None, scale.abs(), shift.abs(), mirror=torch.ones(m, dtype=torch.float64), activation="identity"
+    )
+    assert ((found[0] - expected).abs() <= (inputs + 16) * torch.finfo(torch.float32).eps * (size + 1)).all()
+
+
+def test_a_sample_is_its_own_affair_in_linear_layers() -> None:
+    x = numbers(40, 9, dtype=torch.float32)
+    w, delta, epsilon = numbers(8, 9, dtype=torch.float32), numbers(8, 9, dtype=torch.float32, seed=1), torch.ones(8)
+    whole = firefly_split_forward(x, w, delta, epsilon)
+    x[7], x[8] = torch.nan, torch.inf
+    found = firefly_split_forward(x, w, delta, epsilon)
+    others = [i for i in range(40) if i not in (7, 8)]
+    assert torch.equal(found[others], whole[others])
+    assert found[7].isnan().all()
+    assert not found[8].isfinite().any()
+
+
+@pytest.mark.parametrize("name", ["linear", "linear over a sequence", "3x3, wide"])
+def test_the_careful_way_has_the_bits_of_the_usual_one(name: str) -> None:
+    """Operands that csrc/firefly_usual.hpp does not read: strided, negated, float64 with gradients, bfloat16."""
+    given, mirror, options = layer(name, torch.float32, "cpu")
+    given = [*given[:3], *(t.bfloat16().float() for t in given[3:])]  # which bfloat16 vectors can say
+    usual = firefly_split_forward(*given, mirror=mirror, **options)
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "strided": lambda t: torch.stack([t, t], dim=-1)[..., 0],
+        "negated": lambda t: torch.complex(torch.zeros_like(t), -t).conj().imag,
+        "gradient": lambda t: t.clone().requires_grad_(),
+    }
+    for i in range(len(given)):
+        for way, changed in {**ways, **({"bfloat16": Tensor.bfloat16} if i in (3, 6, 7) else {})}.items():
+            call = [changed(t) if i == j else t for j, t in enumerate(given)]
+            assert torch.equal(firefly_split_forward(*call, mirror=mirror, **options), usual), (i, way)
+    assert torch.equal(firefly_split_forward(*given, mirror=mirror.double(), **options), usual)
+
+
+def test_only_cpu_layers_in_float32_go_to_the_kernel_of_linear_layers() -> None:
+    x, w = numbers(5, 3, dtype=torch.float32), numbers(4, 3, dtype=torch.float32)
+    assert linear.suits(x, w)
+    assert linear.suits(x[0], w)
+    assert not linear.suits(x.double(), w.double())
+    assert not linear.suits(x.to("meta"), w)
+    assert not linear.suits(x, w[..., None, None])
+    _C.use_isa("baseline")  # whose products the library beats
+    try:
+        assert not linear.suits(x, w)
+    finally:
+        _C.use_isa(_C.isas()[-1])
+
+
+@pytest.mark.parametrize("name", ["linear", "3x3, odd and unpadded"])
+def test_gradients_of_gradients_of_whole_layers(name: str) -> None:
+    """In float32 by hand, because the kernels have no float64: against those of the reference."""
     found = []
     for call in (firefly_split_forward, reference.firefly_split_forward):
-        given, mirror, options = layer("3x3, odd and unpadded", torch.float32, "cpu")
+        given, mirror, options = layer(name, torch.float32, "cpu")
         leaves = [t.requires_grad_() for t in given]
         y = call(*leaves, mirror=mirror, activation="tanh", **options)
         first = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
@@ -174,15 +247,15 @@ def test_gradients_of_gradients_of_small_convolutions() -> None:
         assert (one - other).abs().max() <= 1000 * torch.finfo(torch.float32).eps * other.abs().max()
 
 
-def test_torch_accepts_the_convolution() -> None:
-    x, stacked, *vectors = layer("3x3", torch.float32, "cpu")[0][:2] + [
-        numbers(n, dtype=torch.float32) for n in (5, 2, 2)
-    ]
-    stacked = stacked[:, : x.shape[1]].contiguous()
-    for keep in (True, False):
-        given = (x, stacked[:4], vectors[0][:4], vectors[1], None, vectors[2], None, "silu", [1, 1], keep)
-        tests = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
-        torch.library.opcheck(torch.ops.pcl.firefly_conv.default, given, test_utils=tests)
+@pytest.mark.parametrize("keep", [False, True])
+def test_torch_accepts_the_ops_of_whole_layers(keep: bool) -> None:
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
+    ops = {"3x3": torch.ops.pcl.firefly_conv, "linear": torch.ops.pcl.firefly_linear}
+    for name, op in ops.items():
+        padding = [[1, 1]] if name == "3x3" else []
+        x, w, delta, epsilon, bias, _, _, shift = layer(name, torch.float32, "cpu")[0]
+        given = (x, w, delta, bias, None, epsilon, None, shift, None, "silu", *padding, keep)
+        torch.library.opcheck(op.default, given, test_utils=tests)
 
 
 def test_compile_traces_through() -> None:
@@ -200,6 +273,11 @@ def test_compile_traces_through() -> None:
         (lambda x, v: firefly_split_forward(x, x[:, :2], x[:, :2], v), ValueError, r"x: expected shape \(\.\.\., 2\)"),
         (
             lambda x, v: firefly_split_forward(x, x[..., None, None], x, v),
+            ValueError,
+            r"x: expected shape \(B, 3, H, W\)",
+        ),
+        (
+            lambda x, v: firefly_split_forward(x.expand(1, 2, 3, 3), x.expand(3, 3, 3, 3), x.expand(3, 3, 3, 3), v),
             ValueError,
             r"x: expected shape \(B, 3, H, W\)",
         ),
