@@ -184,10 +184,11 @@ void firefly_conv(const FireflyConv& s, const float* x, const FireflyWeights& w,
     const Kernels kernels(s, w);
     const Splits<float> splits(f);
     const Size blocks = (s.out + kHalf - 1) / kHalf, chunks = (s.samples + t.samples - 1) / t.samples;
+    const int threads = static_cast<int>(std::min<Size>(f.threads, chunks));  // each has tiles of its own
     const Size size = t.padded() + t.below, pixels = s.height * s.width, results = s.out_height() * s.out_width();
     with_activation(f.activation, [&](auto activation) {
         using A = decltype(activation);
-#pragma omp parallel num_threads(f.threads) if (f.threads > 1)
+#pragma omp parallel num_threads(threads) if (threads > 1)
         {
             Lined<float> planes(8 * size);
             const Room tiles(16 * s.in * t.padded()), out(4 * s.out * t.padded());

@@ -34,9 +34,11 @@ def check_pair(op: str, name: str, value: Tensor, like_name: str, like: Tensor) 
 
 
 def check_channels(op: str, channels: int, like: Tensor, **vectors: Tensor | None) -> None:
-    """One number for every channel, of any floating dtype, on the device of `like`; None is left out."""
+    """One number for every channel, of any floating dtype, on the device of `like`; all but epsilon may be None."""
     for name, value in vectors.items():
         if value is None:
+            if name == "epsilon":
+                raise TypeError(f"{op}: epsilon: expected a tensor, got None")
             continue
         check_tensor(op, name, value)
         if tuple(value.shape) != (channels,):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pcl_kernels import _C
 from pcl_kernels._registry import define, plain, unobserved
 from pcl_kernels.firefly_split.checks import ACTIVATIONS
-from pcl_kernels.firefly_split.layout import addresses, wide
+from pcl_kernels.firefly_split.layout import addresses, held, wide
 from pcl_kernels.firefly_split.linear import stacked_biases
 from pcl_kernels.firefly_split.op import _backward_op, split
 from pcl_kernels.memory_edit.layout import threads_for
@@ -57,6 +57,7 @@ def suits(x: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any) -
         and x.dtype == torch.float32
         and pair(stride) == pair(dilation) == (1, 1)
         and not isinstance(padding, str)
+        and min(pair(padding)) >= 0
         and min(n + 2 * p - 2 for n, p in zip(x.shape[2:], pair(padding), strict=True)) > 0
         and min(x.numel(), weight.numel()) > 0
         and weight.shape[0] * weight.shape[1] <= LARGEST
@@ -115,8 +116,7 @@ def _conv_cpu(
     orders = [torch.channels_last if of else torch.contiguous_format for of in (last, weights_last, weights_last)]
     orders += [torch.contiguous_format] * 2
     operands = [
-        None if t is None else t.resolve_neg().contiguous(memory_format=order)
-        for t, order in zip(given, orders, strict=True)
+        None if t is None else held(t).contiguous(memory_format=order) for t, order in zip(given, orders, strict=True)
     ]
     vectors = [wide(v) for v in (epsilon, scale, shift, mirror)]
     _C.firefly_conv(
@@ -200,7 +200,7 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *saved, z = ctx.saved_tensors
         activation, padding = ctx.options
-        needs = ctx.needs_input_grad[: len(saved)]
+        needs = (*ctx.needs_input_grad[: len(saved) - 1], False)  # nothing follows from mirror
         if torch.is_grad_enabled():
             return *_again(saved, activation, padding, needs, grad), None, None
         x, weight, delta, _, _, *vectors, mirror = saved

@@ -51,9 +51,14 @@ def walk_of(a: Tensor) -> Walk:
     return Walk(a.shape[0] * (positions if rows else 1), a.shape[1], 1 if rows else positions, rows)
 
 
+def held(t: Tensor) -> Tensor:
+    """t where memory holds its values: no view of their negative, no zeros without memory, as autograd makes them."""
+    return torch.zeros(t.shape, dtype=t.dtype, device=t.device) if t._is_zerotensor() else t.resolve_neg()
+
+
 def block(t: Tensor, rows: bool) -> Block:
     """t in planes or rows, copied where it lies otherwise."""
-    t = t.resolve_neg()
+    t = held(t)
     step = (_row_step if rows else _plane_step)(t)
     if step is not None:
         return Block(t, step)
@@ -80,7 +85,7 @@ def empty_gradients(a: Tensor, d: Tensor | None, walk: Walk) -> tuple[Tensor, Te
 
 def wide(vector: Tensor | None) -> Tensor | None:
     """A vector as the kernels read it."""
-    return None if vector is None else vector.to(torch.float64).resolve_neg().contiguous()
+    return None if vector is None else held(vector.to(torch.float64)).contiguous()
 
 
 def sizes(walk: Walk, a: Tensor, activation: str) -> tuple[int, int, int, bool, int, int]:

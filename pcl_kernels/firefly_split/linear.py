@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from pcl_kernels import _C
 from pcl_kernels._registry import define, plain, unobserved
 from pcl_kernels.firefly_split.checks import ACTIVATIONS
-from pcl_kernels.firefly_split.layout import addresses, wide
+from pcl_kernels.firefly_split.layout import addresses, held, wide
 from pcl_kernels.firefly_split.op import _backward_op, split
 from pcl_kernels.memory_edit.layout import threads_for
 
@@ -50,7 +50,9 @@ def suits(x: Tensor, weight: Tensor) -> bool:
         and weight.dim() == 2
         and x.dim() > 0
         and min(x.numel(), weight.numel()) > 0
-        and _C.isa() != "baseline"
+        and (
+            torch.compiler.is_dynamo_compiling() or _C.isa() != "baseline"
+        )  # a compiler cannot look into the extension
     )
 
 
@@ -94,7 +96,7 @@ def _cpu(
 ) -> tuple[Tensor, Tensor]:
     """The result, and with `keep` [a; d], which the backward pass reads."""
     y, z = _fake(x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror, activation, keep)
-    operands = [None if t is None else t.resolve_neg().contiguous() for t in (x, weight, delta, bias, delta_bias)]
+    operands = [None if t is None else held(t).contiguous() for t in (x, weight, delta, bias, delta_bias)]
     vectors = [wide(v) for v in (epsilon, scale, shift, mirror)]
     _C.firefly_linear(
         [*x.shape, len(weight)],
@@ -167,7 +169,7 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *saved, z = ctx.saved_tensors
-        needs = ctx.needs_input_grad[: len(saved)]
+        needs = (*ctx.needs_input_grad[: len(saved) - 1], False)  # nothing follows from mirror
         if torch.is_grad_enabled():
             return *_again(saved, ctx.activation, needs, grad), None
         x, weight, delta, _, _, *vectors, mirror = saved

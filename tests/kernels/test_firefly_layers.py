@@ -247,6 +247,29 @@ def test_gradients_of_gradients_of_whole_layers(name: str) -> None:
         assert (one - other).abs().max() <= 1000 * torch.finfo(torch.float32).eps * other.abs().max()
 
 
+@pytest.mark.parametrize("name", ["linear", "3x3, odd and unpadded", "stride"])
+def test_a_mirror_that_wants_a_gradient_has_none(name: str) -> None:
+    given, mirror, options = layer(name, torch.float32, "cpu")
+    leaves = [t.requires_grad_() for t in given]
+    y = firefly_split_forward(*leaves, mirror=mirror.requires_grad_(), activation="tanh", **options)
+    found = torch.autograd.grad(y.sum(), [*leaves, mirror], create_graph=True, allow_unused=True)
+    assert found[-1] is None
+    assert all(t is not None for t in found[:-1])
+
+
+@pytest.mark.parametrize("name", ["linear", "3x3", "stride"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_zeros_without_memory_are_zeros(name: str, dtype: torch.dtype) -> None:
+    """As forward-mode autograd makes them: an address of 0 was read."""
+    given, mirror, options = layer(name, dtype, "cpu")
+    for i, t in enumerate(given):
+        found, expected = (
+            firefly_split_forward(*given[:i], zeros, *given[i + 1 :], mirror=mirror, **options)
+            for zeros in (torch._efficientzerotensor(t.shape, dtype=dtype), torch.zeros_like(t))
+        )
+        torch.testing.assert_close(found, expected, rtol=0, atol=100 * torch.finfo(dtype).eps)
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_torch_accepts_the_ops_of_whole_layers(keep: bool) -> None:
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
@@ -258,8 +281,9 @@ def test_torch_accepts_the_ops_of_whole_layers(keep: bool) -> None:
         torch.library.opcheck(op.default, given, test_utils=tests)
 
 
-def test_compile_traces_through() -> None:
-    given, mirror, options = layer("3x3", torch.float32, "cpu")
+@pytest.mark.parametrize("name", ["3x3", "linear"])
+def test_compile_traces_through(name: str) -> None:
+    given, mirror, options = layer(name, torch.float32, "cpu")
     traced = torch.compile(
         lambda *t: firefly_split_forward(*t, mirror=mirror, **options) + 1, backend="eager", fullgraph=True
     )
@@ -280,6 +304,14 @@ def test_compile_traces_through() -> None:
             lambda x, v: firefly_split_forward(x.expand(1, 2, 3, 3), x.expand(3, 3, 3, 3), x.expand(3, 3, 3, 3), v),
             ValueError,
             r"x: expected shape \(B, 3, H, W\)",
+        ),
+        (lambda x, v: firefly_split_forward(x, x, x, None), TypeError, "epsilon: expected a tensor, got None"),
+        (
+            lambda x, v: firefly_split_forward(
+                x.expand(1, 3, 3, 3), x.expand(3, 3, 3, 3), x.expand(3, 3, 3, 3), v, padding=-1
+            ),
+            RuntimeError,
+            "negative padding",
         ),
         (lambda x, v: firefly_split_forward(x, x, x[:2], v), ValueError, "delta must have weight's shape"),
         (lambda x, v: firefly_split_forward(x, x.double(), x, v), TypeError, r"weight: expected torch\.float32"),
