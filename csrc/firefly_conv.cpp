@@ -227,9 +227,7 @@ void firefly_conv(const FireflyConv& s, const float* x, const FireflyWeights& w,
                                 transform_output(&m[0][kHalf + c - start][v], kBoth * kVectors, db, d);
                                 const Size at = g * kGroup + v * kFloats;
                                 for (int p = 0; p < 4; ++p) {
-                                    const Floats base = of.scale * a[p] + of.shift;
-                                    const Floats both = A::value(base + of.plus * d[p]) + A::value(base + of.minus * d[p]);
-                                    store_lanes(out.at + (4 * c + p) * t.padded() + at, both * 0.5f);
+                                    store_lanes(out.at + (4 * c + p) * t.padded() + at, half_sum<A>(of, a[p], d[p]));
                                     if (!z) continue;
                                     store_lanes(kept.at + (4 * c + p) * t.padded() + at, a[p]);
                                     store_lanes(kept.at + (4 * (s.out + c) + p) * t.padded() + at, d[p]);
@@ -285,7 +283,7 @@ void register_firefly_conv(pybind11::module_& m) {
                             u.w.shape[0], padding[0],   padding[1],   last};
         const Size of_y[] = {s.samples, s.out, s.out_height(), s.out_width()};
         if (u.w.shape[1] != s.in || !std::equal(of_y, of_y + 4, u.y.shape)) return false;
-        u.firefly.threads = 9 * u.y.elements() >= 1 << 17 ? threads : 1;
+        u.firefly.threads = threads;
         pybind11::gil_scoped_release release;
         PCL_BEST(firefly_conv)(s, u.at(u.x), u.weights, u.firefly, u.at(u.y), nullptr);
         return true;

@@ -57,6 +57,13 @@ struct Split {
     Scan<S> scale, shift, plus, minus, mirror;
 };
 
+// (act(u+) + act(u-)) / 2 with u± = s (a ± ε d) + t
+template <class A, class S>
+inline Scan<S> half_sum(const Split<S>& of, const Scan<S>& a, const Scan<S>& d) {
+    const Scan<S> base = of.scale * a + of.shift;
+    return (A::value(base + of.plus * d) + A::value(base + of.minus * d)) * all<Scan<S>>(0.5);
+}
+
 template <class S>
 class Splits {
     std::vector<S> scale_, shift_, plus_, minus_, mirror_;  // padded to whole vectors

@@ -59,10 +59,8 @@ void firefly_linear(const FireflyLinear& s, const float* x, const FireflyWeights
                             const float b = w.bias ? w.bias[c] : 0, db = w.delta_bias ? w.delta_bias[c] : 0;
                             for (int v = 0; v < vectors; ++v) {
                                 const Floats a = sum[c - start][v] + b, d = sum[kHalf + c - start][v] + db;
-                                const Floats base = of.scale * a + of.shift;
-                                const Floats both = A::value(base + of.plus * d) + A::value(base + of.minus * d);
                                 const Size at = lane + v * kFloats;
-                                store_lanes(out.at + c * most + at, both * 0.5f);
+                                store_lanes(out.at + c * most + at, half_sum<A>(of, a, d));
                                 if (!z) continue;
                                 store_lanes(kept.at + c * most + at, a);
                                 store_lanes(kept.at + (s.out + c) * most + at, d);
@@ -109,7 +107,7 @@ void register_firefly_linear(pybind11::module_& m) {
         if (u.x.shape[u.x.dims - 1] != in || in < 1) return false;
         const Size samples = u.x.elements() / in;
         if (u.y.elements() != samples * out) return false;
-        u.firefly.threads = samples * in + 2 * in * out >= 1 << 17 ? threads : 1;
+        u.firefly.threads = threads;
         pybind11::gil_scoped_release release;
         PCL_BEST(firefly_linear)({samples, in, out}, u.at(u.x), u.weights, u.firefly, u.at(u.y), nullptr);
         return true;

@@ -1,8 +1,6 @@
 // Products of rows of W and of Δ with panels of samples, in registers.
 #pragma once
 
-#include <memory>
-
 #include "firefly_lanes.hpp"
 
 namespace pcl::PCL_ISA {
@@ -44,17 +42,5 @@ inline void multiply(Size inputs, Rows rows, const float* panel, Floats (*to)[kV
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) to[r][v] = sum[r][v];
 }
-
-// Room for n floats on a cache line of its own, not cleared.
-class Room {
-    std::unique_ptr<float[]> memory_;
-
-  public:
-    float* at;
-    explicit Room(Size n) : memory_(new float[n + kFloats]) {
-        const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
-        at = reinterpret_cast<float*>((address + kScanBytes - 1) / kScanBytes * kScanBytes);
-    }
-};
 
 }  // namespace pcl::PCL_ISA

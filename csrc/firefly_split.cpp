@@ -4,7 +4,7 @@
 
 namespace pcl::PCL_ISA {
 
-// y = (act(u+) + act(u-)) / 2 with u± = s (a ± ε d) + t
+// y = (act(u+) + act(u-)) / 2 for all numbers
 void firefly_split(const Firefly& f, const FireflyTensor& out) {
     with_kind(f, [&](auto activation, auto rows, auto* type) {
         using T = std::remove_pointer_t<decltype(type)>;
@@ -15,10 +15,8 @@ void firefly_split(const Firefly& f, const FireflyTensor& out) {
         const Operand<T> y(out);
         every_task(f, [&](Size task) {
             const auto visit = [&](const Split<S>& of, Size block, Size i, int width) {
-                const Scan<S> base = of.scale * load_part(a.in(block) + i, width) + of.shift;
-                const Scan<S> along = load_part(d.in(block) + i, width);
-                const Scan<S> both = A::value(base + of.plus * along) + A::value(base + of.minus * along);
-                store_part(y.in(block) + i, both * all<Scan<S>>(0.5), width);
+                const Scan<S> at_a = load_part(a.in(block) + i, width), at_d = load_part(d.in(block) + i, width);
+                store_part(y.in(block) + i, half_sum<A>(of, at_a, at_d), width);
             };
             walk_task<decltype(rows)::value>(f, splits, task, visit, [](Size, int) {});
         });

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -185,6 +186,18 @@ struct Lined {
         at = memory.data() + (kScanBytes - address % kScanBytes) % kScanBytes / sizeof(S);
     }
     Scan<S>* vec(std::int64_t i = 0) { return reinterpret_cast<Scan<S>*>(at) + i; }
+};
+
+// The same for floats, not cleared.
+class Room {
+    std::unique_ptr<float[]> memory_;
+
+  public:
+    float* at;
+    explicit Room(std::int64_t size) : memory_(new float[size + kScanLanes<float>]) {
+        const auto address = reinterpret_cast<std::uintptr_t>(memory_.get());
+        at = memory_.get() + (kScanBytes - address % kScanBytes) % kScanBytes / sizeof(float);
+    }
 };
 
 // Lanes at[i]... of a, and beyond its last those of b.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from pcl_kernels.firefly_split import conv, linear
 from pcl_kernels.firefly_split.checks import check_activation, check_channels, check_pair, check_tensor
 from pcl_kernels.firefly_split.op import split
 from pcl_kernels.firefly_split.reference import conv2d
+from pcl_kernels.firefly_split.whole_layer import stacked_biases
 
 
 def firefly_split_forward(
@@ -55,13 +55,13 @@ def firefly_split_forward(
     check_activation(op, activation)
     operands = x, weight, delta, bias, delta_bias, epsilon, scale, shift, mirror
     if isinstance(x, Tensor) and isinstance(weight, Tensor):
-        y: Tensor | None = None
+        usual: Tensor | None = None
         if weight.dim() == 2:
-            y = linear.usual(*operands, activation)
+            usual = linear.usual(operands, activation)
         elif conv.suits(x, weight, stride, padding, dilation):
-            y = conv.usual(*operands, activation, conv.pair(padding))
-        if y is not None:
-            return y
+            usual = conv.usual(operands, activation, conv.pair(padding))
+        if usual is not None:
+            return usual
     check_tensor(op, "x", x)
     check_tensor(op, "weight", weight, x)
     if weight.dim() not in (2, 4):
@@ -83,16 +83,15 @@ def firefly_split_forward(
     for name, value in (("bias", bias), ("delta_bias", delta_bias)):
         if value is not None:
             check_tensor(op, name, value, x)
-    of_neurons = (epsilon, scale, shift, mirror, activation)
+    of_neurons = epsilon, scale, shift, mirror
     if weight.dim() == 2:
         rows = x.reshape(x.shape[:-1].numel(), x.shape[-1])
         if linear.suits(rows, weight):
-            y = linear.split_linear(rows, *operands[1:], activation)
+            y = linear.split_linear((rows, *operands[1:]), activation)
         else:
-            z = F.linear(rows, torch.cat([weight, delta]), linear.stacked_biases(bias, delta_bias))
-            y = split(z, None, *of_neurons)
+            y = split(linear.stacked(rows, weight, delta, bias, delta_bias), None, *of_neurons, activation)
         return y.view(*x.shape[:-1], len(weight))
     if conv.suits(x, weight, stride, padding, dilation):
-        return conv.split_conv(*operands, activation, conv.pair(padding))
-    stacked, biases = torch.cat([weight, delta]), linear.stacked_biases(bias, delta_bias)
-    return split(conv2d(x, stacked, biases, stride, padding, dilation), None, *of_neurons)
+        return conv.split_conv(operands, activation, conv.pair(padding))
+    z = conv2d(x, torch.cat([weight, delta]), stacked_biases(bias, delta_bias), stride, padding, dilation)
+    return split(z, None, *of_neurons, activation)

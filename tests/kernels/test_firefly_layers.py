@@ -138,7 +138,7 @@ def test_the_kernel_of_small_convolutions_takes_their_shapes(how: str, isa: str)
             *(numbers(neurons, x[1], 3, 3, dtype=torch.float32, seed=i) for i in (1, 2)),
         ]
         leaves += [numbers(neurons, dtype=torch.float32, seed=3)]
-        leaves[0] = memory(leaves[0], how)
+        leaves[:3] = [memory(t, how) for t in leaves[:3]]
         assert conv.suits(leaves[0], leaves[1], 1, padding, 1)
         order = torch.contiguous_format if leaves[0].is_contiguous() else torch.channels_last
         plain = firefly_split_forward(*leaves, activation="gelu", padding=padding)
@@ -176,7 +176,7 @@ def test_the_kernel_of_linear_layers_takes_their_shapes(shape: tuple[int, int, i
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            found.append(linear.split_linear(*given, "gelu"))
+            found.append(linear.split_linear(given, "gelu"))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
@@ -288,6 +288,12 @@ def test_compile_traces_through(name: str) -> None:
         lambda *t: firefly_split_forward(*t, mirror=mirror, **options) + 1, backend="eager", fullgraph=True
     )
     assert torch.equal(traced(*given), firefly_split_forward(*given, mirror=mirror, **options) + 1)
+    leaves = [t.requires_grad_() for t in given]
+    found, expected = (
+        torch.autograd.grad(call(*leaves).sum(), leaves)
+        for call in (traced, lambda *t: firefly_split_forward(*t, mirror=mirror, **options))
+    )
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -308,7 +314,7 @@ def test_compile_traces_through(name: str) -> None:
         (lambda x, v: firefly_split_forward(x, x, x, None), TypeError, "epsilon: expected a tensor, got None"),
         (
             lambda x, v: firefly_split_forward(
-                x.expand(1, 3, 3, 3), x.expand(3, 3, 3, 3), x.expand(3, 3, 3, 3), v, padding=-1
+                x.new_ones(1, 3, 6, 6), x.expand(3, 3, 3, 3), x.expand(3, 3, 3, 3), v, padding=-1
             ),
             RuntimeError,
             "negative padding",

@@ -84,8 +84,8 @@ class Firefly:
     give the same two halves, so that a split which raises the loss cannot be turned around as Eq. 5.6 has it.
 
     Args:
-        step: epsilon, the step size in the space of functions. 1 has served better than 0.1 where long training
-            followed (README), and worse in growing models, where a few steps do.
+        step: epsilon, the step size in the space of functions. 1 has served better than 0.1 where a long training
+            followed (studies/firefly_width.py).
         new: m', how many new neurons each group is offered.
         split: whether neurons may split.
         layers: m' of new layers: with 1 or more, an identity x + outer(act(inner(x))) is offered behind every
