@@ -218,8 +218,8 @@ def floor(method: str, batch: int = 10) -> Step:
 
 
 def network() -> nn.Module:
-    """Backbone and head in one."""
-    return nn.Sequential(MLP(784, [400, 400]), nn.Linear(400, 10))
+    """Backbone and head in one, of torch's own layers."""
+    return nn.Sequential(*MLP(784, [400, 400]), nn.Linear(400, 10))
 
 
 def tenths(steps: int) -> list[tuple[float, float]]:

@@ -32,6 +32,7 @@ void register_firefly_split(py::module_& m);
 void register_imtl_g(py::module_& m);
 void register_maxdo(py::module_& m);
 void register_longhorn_scan(py::module_& m);
+void register_mlp(py::module_& m);
 void register_nash_mtl(py::module_& m);
 void register_pcgrad(py::module_& m);
 void register_random_orders(py::module_& m);
@@ -92,6 +93,7 @@ PYBIND11_MODULE(_C, m) {
     pcl::register_imtl_g(m);
     pcl::register_maxdo(m);
     pcl::register_longhorn_scan(m);
+    pcl::register_mlp(m);
     pcl::register_nash_mtl(m);
     pcl::register_pcgrad(m);
     pcl::register_random_orders(m);

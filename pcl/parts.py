@@ -6,6 +6,7 @@ own walks make names on their way, which in a step of a small model takes longer
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as of_torch
 
 
 def modules(root: nn.Module) -> list[nn.Module]:
@@ -39,3 +40,16 @@ def buffers(root: nn.Module) -> list[Tensor]:
 def like(root: nn.Module) -> Tensor:
     """The first parameter, whose dtype and device new tensors take; an empty tensor where there is none."""
     return next((p for m in modules(root) for p in m._parameters.values() if p is not None), torch.empty(0))
+
+
+def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
+    """Whether a module is of this very type, and nobody listens to it or has put another ``forward`` in its place."""
+    return (
+        module is not None
+        and type(module) is kind
+        and "forward" not in vars(module)
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and not (module._backward_hooks or module._backward_pre_hooks)
+        and not (of_torch._global_forward_hooks or of_torch._global_forward_pre_hooks)
+        and not (of_torch._global_backward_hooks or of_torch._global_backward_pre_hooks)
+    )

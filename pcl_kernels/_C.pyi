@@ -204,6 +204,35 @@ def firefly_linear(
     shape: list[int], operands: list[int], vectors: list[int], activation: int, y: int, z: int, threads: int, /
 ) -> None: ...
 def firefly_linear_usual(tensors: list[object], activation: int, refuse_grad: bool, threads: int, /) -> bool: ...
+def mlp_forward(
+    rows: int,
+    widths: list[int],
+    relu_last: bool,
+    x: int,
+    weights: list[int],
+    biases: list[int],
+    hidden: list[int],
+    threads: int,
+    /,
+) -> None: ...
+def softmax_losses(
+    columns: int, labels: int, blocks: list[int], logits: int, losses: int, of_logits: int, /
+) -> bool: ...
+def mlp_backward(
+    rows: int,
+    widths: list[int],
+    relu_last: bool,
+    x: int,
+    weights: list[int],
+    hidden: list[int],
+    grad: int,
+    scale: int,
+    to: list[list[int]],
+    dx: int,
+    lowest: int,
+    threads: int,
+    /,
+) -> None: ...
 def firefly_score(
     sizes: tuple[int, int, int, bool, int, int],
     vectors: list[int],

@@ -20,6 +20,7 @@ from pcl_kernels.imtl_g import imtl_g
 from pcl_kernels.longhorn_scan import longhorn_scan, longhorn_step
 from pcl_kernels.maxdo import maxdo
 from pcl_kernels.memory_edit import channel_affine, channel_sums, sample_conv, sample_conv_transpose
+from pcl_kernels.mlp import MLPGradients, MLPLosses, mlp, mlp_backward, mlp_losses
 from pcl_kernels.nash_mtl import nash_mtl
 from pcl_kernels.pcgrad import pcgrad, random_orders
 from pcl_kernels.semidefinite_solve import semidefinite_solve
@@ -27,6 +28,8 @@ from pcl_kernels.simplex_qp import simplex_qp
 
 __all__ = [
     "GramianAccumulator",
+    "MLPGradients",
+    "MLPLosses",
     "QPInfo",
     "Status",
     "SystemInfo",
@@ -49,6 +52,9 @@ __all__ = [
     "longhorn_scan",
     "longhorn_step",
     "maxdo",
+    "mlp",
+    "mlp_backward",
+    "mlp_losses",
     "nash_mtl",
     "pcgrad",
     "random_orders",

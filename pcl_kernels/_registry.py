@@ -81,4 +81,9 @@ def plain(*tensors: Tensor) -> bool:
 
 def unobserved() -> bool:
     """True where nobody listens in: no compiler, no dispatch mode such as FakeTensorMode, no functorch transform."""
-    return not (_is_dynamo_compiling() or _dispatch_modes() or _functorch() is not None)
+    return untransformed() and not _dispatch_modes()
+
+
+def untransformed() -> bool:
+    """True where a call runs as it stands, seen by a dispatch mode perhaps: no compiler, no functorch transform."""
+    return not (_is_dynamo_compiling() or _functorch() is not None)

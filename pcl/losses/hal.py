@@ -131,7 +131,8 @@ class HAL:
         y = torch.tensor(classes, device=mean.device)
         like = next(model.backbone.parameters())
         x = torch.rand((len(y), *shape), generator=self._draws, dtype=like.dtype).to(like.device)
-        now = copy.deepcopy(model).eval()
+        now = copy.deepcopy(model).eval().requires_grad_(False)
+        later.requires_grad_(False)
         for _ in range(self.steps):
             x.requires_grad_()
             with torch.enable_grad():

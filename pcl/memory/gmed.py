@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pcl.gradients.sample_distance import Losses
 from pcl.memory.edit import Stateless, Steps
 from pcl.memory.incoming import moved
-from pcl.models.modes import evaluation_mode
+from pcl.models.modes import at_rest, evaluation_mode
 
 _ALL = slice(None)
 
@@ -81,7 +81,8 @@ class GMEDEdit(Stateless):
             ahead = direction
             if self._lookahead == "memory":
                 ahead = torch.autograd.grad(losses(x.detach(), _ALL).mean(), list(shared), allow_unused=True)
-            return self._steps.descend(x, lambda x: self._gradient(losses, x, shared, ahead))
+            with at_rest(model):
+                return self._steps.descend(x, lambda x: self._gradient(losses, x, shared, ahead))
 
     def _gradient(
         self, losses: Losses, x: Tensor, shared: Sequence[nn.Parameter], ahead: Sequence[Tensor | None]

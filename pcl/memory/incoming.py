@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from pcl.gradients.dense import DenseLoss, DensePass
 from pcl.memory.base import MemoryBatch
 from pcl.models.continual import ContinualModel
 from pcl.models.modes import evaluation_mode
@@ -55,6 +56,10 @@ class Incoming:
         model in evaluation mode, so that layer statistics, generators and carried states stay as they are. (All of
         several batches that a step accumulates go on from the state before the step.)
         """
+        dense = self._dense()
+        if dense is not None:
+            count = len(dense.tasks)
+            return Course(DenseLoss(dense, self.parameters, []).combine(torch.full((count,), 1 / count)))
         total: list[Tensor | None] = [None] * len(self.parameters)
         with evaluation_mode(self.model):
             for task, batches in self.batches.items():
@@ -65,6 +70,14 @@ class Incoming:
                     found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
                     total = [b if a is None else a if b is None else a + b for a, b in zip(total, found, strict=True)]
         return Course(total)
+
+    def _dense(self) -> DensePass | None:
+        """All tasks in one pass without a graph, where the model allows it."""
+        if any(len(batches) != 1 for batches in self.batches.values()):
+            return None
+        y, first = torch.cat([batches[0][1] for batches in self.batches.values()]), next(iter(self.batches))
+        inputs = {task: batches[0][0] for task, batches in self.batches.items()}
+        return DensePass.of(self.model.dense(), inputs, lambda: self.model.column_of(y, first))
 
     def gradient_on(self, stored: MemoryBatch) -> tuple[Tensor | None, ...]:
         """Of the mean loss of stored samples, likewise."""

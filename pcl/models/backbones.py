@@ -1,9 +1,13 @@
 """Backbones: from an image batch in [0, 1] to a feature vector. Any ``nn.Module`` may stand in for them."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from pcl.parts import is_plain
+from pcl_kernels import mlp
 
 
 class Normalize(nn.Module):
@@ -29,13 +33,31 @@ class Normalize(nn.Module):
 
 
 class MLP(nn.Sequential):
-    """Flatten, then a Linear and a ReLU for every entry of ``hidden``; features ``(B, hidden[-1])``."""
+    """Flatten, then a Linear and a ReLU for every entry of ``hidden``; features ``(B, hidden[-1])``.
+
+    All layers run as one compiled op, :func:`pcl_kernels.mlp`, as long as nobody has changed them or listens to one.
+    """
 
     def __init__(self, inputs: int, hidden: Sequence[int]) -> None:
         layers: list[nn.Module] = [nn.Flatten()]
         for width_in, width_out in zip([inputs, *hidden], hidden, strict=False):
             layers += [nn.Linear(width_in, width_out), nn.ReLU()]
         super().__init__(*layers)
+
+    def linear_layers(self) -> list[nn.Linear] | None:
+        """The Linear layers, with a ReLU behind each; None where somebody has changed a layer or listens to one."""
+        first, *others = self._modules.values()
+        linear: list[Any] = others[::2]
+        kinds = [nn.Linear, nn.ReLU] * len(linear)
+        if not linear or len(kinds) != len(others) or not is_plain(first, nn.Flatten):
+            return None
+        return linear if all(map(is_plain, others, kinds)) else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = self.linear_layers() if type(x) is Tensor else None
+        if layers is None:
+            return cast(Tensor, super().forward(x))
+        return mlp(x.flatten(1), [layer.weight for layer in layers], [layer.bias for layer in layers])
 
 
 class ResNet18(nn.Module):

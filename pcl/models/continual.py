@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pcl import parts
+from pcl.gradients.dense import DenseModel
+from pcl.models.backbones import MLP
 from pcl.models.carried import CarriedState, Stateful, Window
 from pcl.models.heads import CosineHead, Head, SigmoidHead, head_of
 from pcl.models.modes import evaluation_mode
+from pcl.parts import is_plain
 from pcl.randomness import seeded
 
 Setting = Literal["task", "class"]
@@ -188,6 +191,15 @@ class ContinualModel(nn.Module):
     def shares_columns(self) -> bool:
         """Whether the loss of a sample does not depend on its task."""
         return self.setting == "class" and not isinstance(self.head, CosineHead)
+
+    def dense(self) -> DenseModel | None:
+        """The layers whose logits are those of every sample, if the backbone is a perceptron, the heads are linear and
+        nobody listens to any of them; else None."""
+        if self.by_task or not self.shares_columns or self.head is not None or not is_plain(self.backbone, MLP):
+            return None
+        layers, heads = cast(MLP, self.backbone).linear_layers(), cast(list[nn.Linear], list(self.heads))
+        as_made = layers and all(is_plain(head, nn.Linear) and head.bias is not None for head in heads)
+        return DenseModel(layers, heads) if layers and as_made else None
 
     def columns(self, task: str) -> tuple[int, ...]:
         """The classes that the columns of ``forward(x, task)`` stand for."""

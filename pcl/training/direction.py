@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from pcl.gradients.dense import DenseLoss
 from pcl.gradients.grouped import GroupedGradients
 from pcl.gradients.result import Gradient, TaskGradients
 from pcl.gradients.summed import SummedLoss
@@ -12,7 +13,7 @@ from pcl.weighting.base import GradientWeighting, Weighting, sees_groups, steers
 
 def direction(
     weighting: Weighting | GradientWeighting,
-    found: TaskGradients | SummedLoss | GroupedGradients,
+    found: TaskGradients | SummedLoss | DenseLoss | GroupedGradients,
     gram: Tensor | None,
     guard: Guard,
 ) -> tuple[Gradient, Tensor]:

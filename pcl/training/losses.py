@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pcl.gradients.accumulated import accumulated
+from pcl.gradients.dense import DenseGradients, DenseLoss, DensePass
 from pcl.gradients.grouped import GroupedGradients, Groups
 from pcl.gradients.result import TaskGradients
 from pcl.gradients.summed import SummedLoss
@@ -105,7 +106,7 @@ class StepLosses:
         groups: Groups | None = None,
         strategy: Strategy,
         workspace: Workspace,
-    ) -> TaskGradients | SummedLoss | GroupedGradients:
+    ) -> TaskGradients | SummedLoss | DenseLoss | GroupedGradients:
         """What the engine finds for these losses.
 
         Args:
@@ -120,6 +121,11 @@ class StepLosses:
         model: Callable[[Any], Tensor] = self._model.backbone
         if self._model.by_task:  # the inputs are more than tensors of rows, so that one pass does not do
             model, strategy = self._model.encode, "loop" if strategy == "auto" else strategy
+        dense = self._dense() if strategy == "auto" else None
+        if dense is not None and not apart:
+            return DenseLoss(dense, shared, own)
+        if dense is not None and groups is None and len(dense.tasks) > 1:
+            return DenseGradients(dense, shared, own, workspace)
         if not apart and len(self.passes) == 1:
             return SummedLoss(
                 self.passes[0].losses, shared, own, model=model, inputs=self.passes[0].inputs, workspace=workspace,
@@ -156,6 +162,18 @@ class StepLosses:
             return self._logits
         parts = self._all_logits.split([len(y) for y in self.passes[0].labels.values()])
         return {task: [part] for task, part in zip(self._logits, parts, strict=False)}  # the memory's come last
+
+    def _dense(self) -> DensePass | None:
+        """All tasks in one pass without a graph, where model and losses allow it."""
+        if len(self.passes) > 1 or not self._terms.of_parameters_alone:
+            return None
+        inputs, labels = self.passes[0].inputs, self.passes[0].labels
+        run = DensePass.of(
+            self._model.dense(), inputs,
+            lambda: self._model.column_of(torch.cat(list(labels.values())), next(iter(labels))),
+        )  # fmt: skip
+        self._all_logits = None if run is None else run.logits
+        return run
 
     def _together(self, features: Tensor) -> Tensor:
         """All losses ``(k,)`` of a step in one pass, from the features of all samples: one head, one cross-entropy."""

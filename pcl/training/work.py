@@ -1,7 +1,10 @@
 """What a step costs, counted in place of timed."""
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -13,8 +16,8 @@ class Work:
     """Callback: floating-point operations of a few steps, evenly spread over the run.
 
     Counted are the matrix products, convolutions and attention that PyTorch is asked for in a step, of whatever for:
-    forward and backward passes of all tasks and of rehearsal, retrieval, look-aheads and edits. What the compiled core
-    does itself (Gramians, combinations, updates) is small beside them and is not counted, nor are evaluations. Steps in
+    forward and backward passes of all tasks and of rehearsal, retrieval, look-aheads and edits. What else the compiled
+    core does (Gramians, combinations, updates) is small beside them and is not counted, nor are evaluations. Steps in
     between are left alone, and counting changes no number. Some steps are dearer than others, such as the first with
     rehearsal, in which faster ways are checked against slower ones: take the median.
 
@@ -68,7 +71,23 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+        formula = flop_registry.get(func._overloadpacket) or _OWN.get(func._overloadpacket)
         if formula is not None:
             self.total += int(formula(*args, **(kwargs or {}), out_val=out))
         return out
+
+
+def _of_mlp(x: Tensor, weights: Sequence[Tensor], *others: Any, **_: Any) -> int:
+    return 2 * len(x) * sum(w.numel() for w in weights)
+
+
+def _of_mlp_backward(x: Tensor, weights: Sequence[Tensor], *others: Any, **_: Any) -> int:
+    wanted, of_x = others[3], others[5]
+    own = sum(w.numel() for w, needed in zip(weights, wanted, strict=False) if needed)
+    return 2 * len(x) * (own + sum(w.numel() for w in weights[1:]) + (weights[0].numel() if of_x else 0))
+
+
+_OWN: dict[Any, Callable[..., int]] = {
+    torch.ops.pcl.mlp_forward: _of_mlp,
+    torch.ops.pcl.mlp_backward: _of_mlp_backward,
+}  # matrix products of the compiled core

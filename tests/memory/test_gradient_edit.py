@@ -129,6 +129,26 @@ def test_every_method_gives_the_same(method: Way | Literal["auto"]) -> None:
     assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("method", ["auto", "sweep", "ghost", "vmap"])
+@pytest.mark.parametrize("setting", ["task", "class"])
+def test_a_perceptron_takes_every_way_without_a_warning(
+    method: Way | Literal["auto"], setting: Literal["task", "class"], recwarn: pytest.WarningsRecorder
+) -> None:
+    torch.manual_seed(0)
+    model = ContinualModel(MLP(6, [5, 4]), 4, setting)
+    model.add_task("a", [0, 1])
+    x, y, shared = torch.rand(3, 6), torch.tensor([0, 1, 1]), model.shared_parameters()
+    direction = [torch.randn_like(p) for p in shared]
+
+    def losses(x: Tensor, rows: Rows) -> Tensor:
+        return model.losses(x, y[rows], "a")
+
+    expected = GradientEdit(0.1, method="loop").gradient(model, losses, x, shared, direction)
+    found = GradientEdit(0.1, method=method).gradient(model, losses, x, shared, direction)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=1e-5)
+    assert not recwarn.list  # as where the fastest way does not do
+
+
 def test_attention_is_differentiated_twice() -> None:
     torch.manual_seed(0)
     project = nn.Linear(3, 3)

@@ -1,0 +1,35 @@
+// A chain of Linear layers with a ReLU behind each, or behind all but the last, as its kernels read it; float32,
+// row-major.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace pcl {
+
+using Size = std::int64_t;
+
+struct MlpLayers {
+    Size rows;
+    std::vector<Size> widths;             // of x, then of every layer
+    std::vector<float*> weights, biases;  // (width, width before), (width,) or null
+    bool relu_last;
+
+    int last() const { return static_cast<int>(weights.size()) - 1; }
+    bool relu(int layer) const { return relu_last || layer < last(); }
+};
+
+// Labels of rows, and the blocks of rows over which their losses are averaged.
+struct MlpLabels {
+    const std::int64_t* of_rows;
+    std::vector<Size> blocks;
+};
+
+// Where gradients go; what is not wanted is null.
+struct MlpGradients {
+    std::vector<float*> delta;  // d / d (W_l h_{l-1} + b_l), (rows, width of layer l); null for a last layer without ReLU
+    std::vector<float*> weights, biases;
+    float* x;
+};
+
+}  // namespace pcl

@@ -1,0 +1,185 @@
+"""The compiled calls behind `mlp`: as registered ops, which dispatch modes see, and directly where none looks on.
+
+Operands are as the kernel reads them: see `suits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pcl_kernels import _C
+from pcl_kernels._registry import define, unobserved, untransformed
+from pcl_kernels.memory_edit.layout import threads_for
+
+_KNOWN = (Tensor, torch.nn.Parameter)
+
+
+class MLPGradients(NamedTuple):
+    """What :func:`mlp_backward` finds.
+
+    Attributes:
+        deltas: df/d(W_l h_{l-1} + b_l) ``(B, n_l)`` for l = 1 ... L-1.
+        weights: df/dW_l, the sum over rows of delta_l h_{l-1}ᵀ, for l = 1 ... L; None where not wanted.
+        biases: df/db_l, the sum over rows of delta_l; None where not wanted.
+    """
+
+    deltas: list[Tensor]
+    weights: list[Tensor | None]
+    biases: list[Tensor | None]
+
+
+def suits(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether the kernel reads these operands where they are, x perhaps after a copy."""
+    if not untransformed() or torch._C._get_tracing_state() is not None or torch.is_autocast_enabled("cpu"):
+        return False
+    if torch._C._len_torch_function_stack() or torch.autograd.forward_ad._current_level >= 0:
+        return False
+    if _C.isa() == "baseline":
+        return False
+    for t in (x, *others):
+        if t is None:
+            continue
+        if type(t) not in _KNOWN or t.dtype != torch.float32 or not t.is_cpu or t.numel() == 0:
+            return False
+        if t.is_neg() or t._is_zerotensor() or not (t is x or t.is_contiguous()):
+            return False
+    return True
+
+
+def forward(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], relu_last: bool) -> list[Tensor]:
+    """h_1 ... h_L; without `relu_last` there is no ReLU behind the last."""
+    if not unobserved():
+        return _forward_op(x, weights, biases, relu_last)  # type: ignore[no-any-return]
+    return _forward_cpu(x, weights, biases, relu_last)
+
+
+def _forward_cpu(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], relu_last: bool
+) -> list[Tensor]:
+    x = x.contiguous()
+    rows, widths = len(x), [x.shape[1], *[len(w) for w in weights]]
+    hidden = _forward_fake(x, weights)
+    of_layers = _addresses(weights), _addresses(biases), _addresses(hidden)
+    _C.mlp_forward(rows, widths, relu_last, x.data_ptr(), *of_layers, _threads(rows, widths))
+    return hidden
+
+
+def _forward_fake(x: Tensor, weights: Sequence[Tensor], *_: Any) -> list[Tensor]:
+    return [x.new_empty(len(x), len(w)) for w in weights]
+
+
+def softmax_losses(logits: Tensor, target: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The losses of the blocks and their gradient; no losses where a target is no column."""
+    losses, of_logits = (_softmax_cpu if unobserved() else _softmax_op)(logits, target, list(sizes))
+    return losses, of_logits
+
+
+def _softmax_cpu(logits: Tensor, target: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    losses, of_logits = _softmax_fake(logits, target, sizes)
+    logits, target = logits.contiguous(), target.contiguous()
+    addresses = logits.data_ptr(), losses.data_ptr(), of_logits.data_ptr()
+    found = _C.softmax_losses(logits.shape[1], target.data_ptr(), sizes, *addresses)
+    return losses if found else losses.new_empty(0), of_logits
+
+
+def _softmax_fake(logits: Tensor, target: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(len(sizes)), logits.new_empty(logits.shape)
+
+
+def backward(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    hidden: Sequence[Tensor],
+    grad: Tensor,
+    scale: Tensor | None,
+    wanted: Sequence[bool],
+    lowest: int,
+    of_x: bool = False,
+) -> tuple[MLPGradients, Tensor | None]:
+    """As :func:`mlp_backward`, and df/dx; below the layer ``lowest`` nothing is found. With h_L in ``hidden`` there is
+    a ReLU behind the last layer, and ``grad`` is df/dh_L."""
+    run = _backward_cpu if unobserved() else _backward_op
+    flat = run(x, weights, hidden, grad, scale, list(wanted), lowest, of_x)
+    deltas, rest, layers = flat[: len(hidden)], iter(flat[len(hidden) :]), len(weights)
+    found = [next(rest) if n else None for n in (*wanted, of_x)]
+    return MLPGradients(deltas, found[:layers], found[layers:-1]), found[-1]
+
+
+def _backward_cpu(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    hidden: Sequence[Tensor],
+    grad: Tensor,
+    scale: Tensor | None,
+    wanted: Sequence[bool],
+    lowest: int,
+    of_x: bool,
+) -> list[Tensor]:
+    """All that :func:`_backward` finds, without what is not wanted."""
+    x, grad, scale = x.contiguous(), grad.contiguous(), None if scale is None else scale.contiguous()
+    rows, widths = len(x), [x.shape[1], *[len(w) for w in weights]]
+    flat = _backward_fake(x, weights, hidden, grad, scale, wanted, lowest, of_x)
+    deltas, rest, layers = _addresses(flat[: len(hidden)]), iter(flat[len(hidden) :]), len(weights)
+    *of_layers, dx = [next(rest).data_ptr() if n else 0 for n in (*wanted, of_x)]
+    _C.mlp_backward(
+        rows,
+        widths,
+        len(hidden) == layers,
+        x.data_ptr(),
+        _addresses(weights),
+        _addresses(hidden),
+        grad.data_ptr(),
+        0 if scale is None else scale.data_ptr(),
+        [deltas, of_layers[:layers], of_layers[layers:]],
+        dx,
+        lowest,
+        _threads(rows, widths),
+    )
+    return flat
+
+
+def _backward_fake(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    hidden: Sequence[Tensor],
+    grad: Tensor,
+    scale: Tensor | None,
+    wanted: Sequence[bool],
+    lowest: int,
+    of_x: bool,
+) -> list[Tensor]:
+    of_weights = [torch.empty_like(w) for w, n in zip(weights, wanted, strict=False) if n]
+    of_biases = [x.new_empty(len(w)) for w, n in zip(weights, wanted[len(weights) :], strict=True) if n]
+    return [*map(torch.empty_like, hidden), *of_weights, *of_biases, *([torch.empty_like(x)] if of_x else [])]
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
+    return [0 if t is None else t.data_ptr() for t in tensors]
+
+
+def _threads(rows: int, widths: Sequence[int]) -> int:
+    work = sum(a * b for a, b in pairwise(widths)) * max(rows, 8)
+    return threads_for(work // 8)
+
+
+_forward_op = define(
+    "mlp_forward(Tensor x, Tensor[] weights, Tensor?[] biases, bool relu_last) -> Tensor[]",
+    cpu=_forward_cpu,
+    fake=_forward_fake,
+)
+_softmax_op = define(
+    "softmax_losses(Tensor logits, Tensor target, int[] sizes) -> (Tensor, Tensor)",
+    cpu=_softmax_cpu,
+    fake=_softmax_fake,
+)
+_backward_op = define(
+    "mlp_backward(Tensor x, Tensor[] weights, Tensor[] hidden, Tensor grad, Tensor? scale, bool[] wanted, int lowest, "
+    "bool of_x) -> Tensor[]",
+    cpu=_backward_cpu,
+    fake=_backward_fake,
+)

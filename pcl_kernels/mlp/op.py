@@ -1,0 +1,231 @@
+"""`mlp`, `mlp_losses`, `mlp_backward`: a chain of Linear layers and ReLUs in one compiled call each (csrc/mlp.cpp).
+
+A step on a small batch is made of products so short that what stands between them, a dispatch, an allocation and a
+node of the graph for every layer and activation, costs about as much. Here the chain is one call, the products are
+tiled for batches that do not fill a vector, and bias and ReLU are applied while the sums are in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pcl_kernels.firefly_split.layout import held
+from pcl_kernels.mlp.compiled import MLPGradients, backward, forward, softmax_losses, suits
+
+
+class MLPLosses(NamedTuple):
+    """What :func:`mlp_losses` finds.
+
+    Attributes:
+        losses: ``(k,)``, the mean cross-entropy of every block of rows.
+        logits: z ``(B, columns)``.
+        of_logits: ``(B, columns)``, d loss_i / dz on the rows of block i.
+        hidden: h_1 ... h_{L-1}, ``(B, n_l)`` each.
+    """
+
+    losses: Tensor
+    logits: Tensor
+    of_logits: Tensor
+    hidden: list[Tensor]
+
+
+def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
+    r"""A multilayer perceptron: :math:`h_l = \max(0, W_l h_{l-1} + b_l)` for l = 1 ... L, with :math:`h_0 = x`.
+
+    The compiled kernel runs on float32 CPU tensors in row-major memory, on processors with AVX2. Everything else, also
+    under autocast, in a compiled graph, under a functorch transform, with forward-mode derivatives or before the eyes
+    of a ``TorchFunctionMode``, takes torch's own operators, to the same numbers up to rounding. Gradients of every
+    order exist; those of the first are compiled. The same bits for any number of threads, and for a row whatever rows
+    stand beside it.
+
+    Args:
+        x: ``(B, n_0)``, any floating dtype and device.
+        weights: L >= 1 matrices ``(n_l, n_{l-1})``, as :class:`torch.nn.Linear` has them.
+        biases: as many vectors ``(n_l,)``, or None for a layer without.
+
+    Returns:
+        h_L ``(B, n_L)``.
+
+    Raises:
+        TypeError: for operands that are not tensors.
+        ValueError: for no layer, another number of biases than of weights, or shapes that do not fit together.
+
+    Source: the perceptron with ReLU of Nair and Hinton, "Rectified Linear Units Improve Restricted Boltzmann Machines",
+    ICML 2010; backward is the chain rule.
+    """
+    _check(x, weights, biases)
+    if not suits(x, *weights, *biases):
+        return _composed(x, weights, biases)[-1]
+    operands = [x, *weights, *biases]
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
+        y: Tensor = _MLP.apply(len(weights), *operands)
+        return y
+    return forward(x, weights, biases, True)[-1]
+
+
+@torch.no_grad()
+def mlp_losses(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], target: Tensor, sizes: Sequence[int]
+) -> MLPLosses:
+    r"""Cross-entropy of a perceptron's logits, by blocks of rows, and its gradient with respect to them; no graph.
+
+    The chain of :func:`mlp` with logits :math:`z = W_L h_{L-1} + b_L` in place of a last ReLU; for a block of rows R_i
+
+    .. math:: \ell_i = \frac{1}{|R_i|} \sum_{r \in R_i} -\log \mathrm{softmax}(z_r)_{c_r}, \qquad
+              \frac{\partial \ell_i}{\partial z_r} = \frac{\mathrm{softmax}(z_r) - e_{c_r}}{|R_i|}.
+
+    For loops that differentiate by :func:`mlp_backward`: the gradients of all blocks' sum, of any weighted sum, or,
+    from the deltas, of every block. Kernel and other operands as for :func:`mlp`.
+
+    Args:
+        x, weights, biases: as for :func:`mlp`.
+        target: c ``(B,)`` int64, the column of every row's class.
+        sizes: |R_i| >= 1 of the k blocks, which follow one another and are B rows together.
+
+    Raises:
+        TypeError: for operands that are not tensors, or a target that is not int64.
+        ValueError: as :func:`mlp`, for blocks that are not the rows, and for a target outside the columns.
+    """
+    _check(x, weights, biases)
+    if target.dtype != torch.int64:
+        raise TypeError(f"mlp_losses: expected target of int64, got {target.dtype}; convert it with .long()")
+    if target.shape != (len(x),) or sum(sizes) != len(x) or min(sizes, default=0) < 1:
+        raise ValueError(
+            f"mlp_losses: expected a target and blocks of at least one row for the {len(x)} rows of x; got a target "
+            f"{tuple(target.shape)} and sizes {list(sizes)}"
+        )
+    columns = len(weights[-1])
+    if not suits(x, *weights, *biases):
+        *hidden, logits = _composed(x, weights, biases, relu_last=False)
+        if bool(((target < 0) | (target >= columns)).any()):
+            raise _no_column(columns)
+        p = logits.softmax(dim=1)
+        of_logits = torch.cat([p_i / len(p_i) for p_i in (p - F.one_hot(target, columns)).split(list(sizes))])
+        of_rows = F.cross_entropy(logits, target, reduction="none").split(list(sizes))
+        return MLPLosses(torch.stack([part.mean() for part in of_rows]), logits, of_logits, hidden)
+    *hidden, logits = forward(x, weights, biases, False)
+    losses, of_logits = softmax_losses(logits, target, sizes)
+    if not len(losses):
+        raise _no_column(columns)
+    return MLPLosses(losses, logits, of_logits, hidden)
+
+
+@torch.no_grad()
+def mlp_backward(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    hidden: Sequence[Tensor],
+    of_logits: Tensor,
+    *,
+    scale: Tensor | None = None,
+    wanted: Sequence[bool] | None = None,
+) -> MLPGradients:
+    r"""Gradients of a function f of the logits by the chain rule, without a graph:
+
+    .. math:: \delta_L = \partial f / \partial z, \qquad
+              \delta_l = W_{l+1}^\top \delta_{l+1} \cdot [h_l > 0], \qquad
+              \partial f / \partial W_l = \sum_r \delta_{l,r} h_{l-1,r}^\top.
+
+    Args:
+        x, weights: as they were for :func:`mlp_losses`.
+        hidden: h_1 ... h_{L-1}, as it gave them.
+        of_logits: df/dz ``(B, columns)``.
+        scale: ``(B,)``, None for ones: the rows of all deltas below the last layer are multiplied by it, and so is what
+            follows from them. The last layer's gradients are not: a head that follows the plain sum of all losses above
+            a body that follows a weighted one.
+        wanted: of W_1 ... W_L, b_1 ... b_L, in this order; default: all.
+
+    Raises:
+        ValueError: for other shapes than these.
+    """
+    layers, shape = len(weights), (len(x), len(weights[-1]))
+    if of_logits.shape != shape or (scale is not None and scale.shape != shape[:1]) or len(hidden) != layers - 1:
+        raise ValueError(
+            f"mlp_backward: expected {layers - 1} hidden layers, of_logits {shape} and scale {shape[:1]}; got "
+            f"{len(hidden)}, {tuple(of_logits.shape)} and {None if scale is None else tuple(scale.shape)}"
+        )
+    wanted = [True] * (2 * layers) if wanted is None else wanted
+    if suits(x, of_logits, scale, *weights, *hidden):
+        return backward(x, weights, hidden, of_logits, scale, wanted, 0)[0]
+    inputs, deltas = [x, *hidden], [of_logits] * layers
+    for i in reversed(range(layers - 1)):
+        delta = (deltas[i + 1] @ weights[i + 1]).masked_fill(hidden[i] <= 0, 0)
+        deltas[i] = delta if scale is None or i < layers - 2 else delta * scale[:, None].to(delta.dtype)
+    return MLPGradients(
+        deltas[:-1],
+        [d.T @ a if n else None for d, a, n in zip(deltas, inputs, wanted, strict=False)],
+        [d.sum(dim=0) if n else None for d, n in zip(deltas, wanted[layers:], strict=True)],
+    )
+
+
+class _MLP(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, layers: int, *operands: Tensor | None) -> Tensor:
+        x, weights, biases = _split(operands, layers)
+        hidden = forward(x, weights, biases, True)
+        ctx.save_for_backward(*operands, *hidden)
+        ctx.layers = layers
+        return hidden[-1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        layers, needs = ctx.layers, ctx.needs_input_grad[1:]
+        operands, hidden = ctx.saved_tensors[: 1 + 2 * layers], ctx.saved_tensors[1 + 2 * layers :]
+        if torch.is_grad_enabled():  # its own gradient will be asked for
+            return None, *_again(operands, layers, needs, grad)
+        x, weights, _ = _split(operands, layers)
+        reached = (i for i in range(layers) if needs[0] or needs[1 + i] or needs[1 + layers + i])
+        found, dx = backward(x, weights, hidden, held(grad), None, needs[1:], next(reached, layers), needs[0])
+        return None, dx, *found.weights, *found.biases
+
+
+def _again(operands: Sequence[Tensor | None], layers: int, needs: Sequence[bool], grad: Tensor) -> list[Tensor | None]:
+    """The gradients of all operands, differentiable themselves."""
+    # views, so that an operand that was made from another does not lead back to it
+    views: list[Any] = [None if t is None else t.view_as(t) for t in operands]
+    y = _composed(*_split(views, layers))[-1]
+    wanted = [t for t, n in zip(views, needs, strict=True) if n]
+    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+    return [next(found) if n else None for n in needs]
+
+
+def _composed(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], *, relu_last: bool = True
+) -> list[Tensor]:
+    """h_1 ... h_L of torch's operators; the last without ReLU where that is said."""
+    hidden = [x]
+    for i, (weight, bias) in enumerate(zip(weights, biases, strict=True), 1):
+        z = F.linear(hidden[-1], weight, bias)
+        hidden.append(z.relu() if relu_last or i < len(weights) else z)
+    return hidden[1:]
+
+
+def _split(operands: Sequence[Tensor | None], layers: int) -> tuple[Any, Any, Any]:
+    """x, weights, biases."""
+    return operands[0], operands[1 : 1 + layers], operands[1 + layers :]
+
+
+def _check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
+    if not isinstance(x, Tensor) or not all(isinstance(w, Tensor) for w in weights):
+        raise TypeError("mlp: expected a tensor x and a list of tensors as weights")
+    if not weights or len(weights) != len(biases):
+        raise ValueError(f"mlp: expected as many biases as weights, at least 1; got {len(biases)} and {len(weights)}")
+    width = x.shape[1] if x.dim() == 2 else None
+    for number, (weight, bias) in enumerate(zip(weights, biases, strict=True), 1):
+        if weight.dim() != 2 or weight.shape[1] != width:
+            raise ValueError(
+                f"mlp: layer {number}: expected x (B, n) and a weight (m, {width or 'n'}); got x {tuple(x.shape)} and "
+                f"a weight {tuple(weight.shape)}"
+            )
+        width = len(weight)
+        if bias is not None and bias.shape != (width,):
+            raise ValueError(f"mlp: layer {number}: expected a bias ({width},), got {tuple(bias.shape)}")
+
+
+def _no_column(columns: int) -> ValueError:
+    return ValueError(f"mlp_losses: expected targets from 0 to {columns - 1}, the columns of the logits; got another")

@@ -1,0 +1,175 @@
+"""A perceptron with linear heads without a graph, against autograd, and where autograd has to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pcl import MLP, ContinualModel, Stream, Sum, Trainer
+from pcl.gradients.dense import DenseGradients, DenseLoss, DensePass
+from pcl.gradients.workspace import Workspace
+from pcl.memory.incoming import Incoming
+
+ROWS = {"a": 6, "b": 6, "memory": 3}
+
+
+def model(heads: int = 2, setting: Any = "class") -> ContinualModel:
+    torch.manual_seed(0)
+    made = ContinualModel(MLP(12, [9, 7]), 7, setting)
+    for number in range(heads):
+        made.add_task(f"task {number}", [2 * number, 2 * number + 1])
+    return made
+
+
+def batches(sizes: dict[str, int], columns: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    draws = torch.Generator().manual_seed(1)
+    x = {task: torch.randn(n, 3, 4, generator=draws) for task, n in sizes.items()}
+    return x, {task: torch.randint(columns, (n,), generator=draws) for task, n in sizes.items()}
+
+
+def passed(of: ContinualModel, sizes: dict[str, int]) -> tuple[DensePass, list[Tensor]]:
+    """The pass, and the losses that autograd differentiates."""
+    x, y = batches(sizes, sum(len(head.weight) for head in of.heads))  # type: ignore[misc, arg-type]
+    run = DensePass.of(of.dense(), x, lambda: torch.cat(list(y.values())))
+    assert run is not None
+    return run, [cross_entropy(of.logits(of.backbone(x[task]), "task 0"), y[task]) for task in sizes]
+
+
+def gradient(losses: list[Tensor], weights: list[float], of: list[nn.Parameter]) -> tuple[Tensor, ...]:
+    total = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
+    return torch.autograd.grad(total, of, retain_graph=True)  # type: ignore[arg-type]
+
+
+def close(found: Any, expected: Any) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("over", ["backbone", "all"])
+@pytest.mark.parametrize("heads", [1, 2, 3])
+@pytest.mark.parametrize("sizes", [{"a": 5}, {"a": 4, "b": 4}, ROWS], ids=["one task", "two alike", "three"])
+@pytest.mark.parametrize("alike", [True, False])
+def test_one_direction(over: str, heads: int, sizes: dict[str, int], alike: bool) -> None:
+    of = model(heads)
+    run, losses = passed(of, sizes)
+    weights = [1.0] * len(sizes) if alike else [0.3 + i for i in range(len(sizes))]
+    shared, own = of.shared_parameters(), of.head_parameters()
+    ours = DenseLoss(run, [*shared, *own] if over == "all" else shared, [] if over == "all" else own)
+    close(ours.losses, torch.stack(losses))
+    close(run.logits, of.logits(of.backbone(torch.cat(list(batches(sizes, 2 * heads)[0].values()))), "task 0"))
+    d = ours.combine(torch.tensor(weights, dtype=torch.float64))
+    expected = gradient(losses, weights, [*shared, *own])
+    close(d, expected if over == "all" else expected[: len(shared)])
+    close(ours.own, [] if over == "all" else gradient(losses, [1.0] * len(sizes), own))
+
+
+@pytest.mark.parametrize("over", ["backbone", "all"])
+@pytest.mark.parametrize("width", [3, 300])  # gradients are stored for the first, kept as products for the other
+def test_a_gradient_for_every_task(over: str, width: int) -> None:
+    torch.manual_seed(0)
+    of = ContinualModel(MLP(12, [width, 7]), 7, "class")
+    of.add_task("task 0", range(4))
+    run, losses = passed(of, ROWS)
+    shared, own = of.shared_parameters(), of.head_parameters()
+    shared, own = ([*shared, *own], []) if over == "all" else (shared, own)
+    ours = DenseGradients(run, shared, own, Workspace())
+    each = [torch.autograd.grad(loss, shared, retain_graph=True) for loss in losses]
+    for found, expected in zip(ours.each(), each, strict=True):
+        close(found, expected)
+    flat = torch.stack([torch.cat([g.flatten() for g in gradients]) for gradients in each]).double()
+    close(ours.gramian(), flat @ flat.T)
+    close(ours.combine([0.5, 2.0, -1.0]), gradient(losses, [0.5, 2.0, -1.0], shared))
+    close(ours.own, gradient(losses, [1.0] * 3, own) if own else [])
+
+
+def test_frozen_layers_are_left_out() -> None:
+    of = model()
+    of.backbone[1].weight.requires_grad_(False)  # type: ignore[index, union-attr]
+    of.heads[0].requires_grad_(False)
+    run, losses = passed(of, ROWS)
+    shared, own = of.shared_parameters(), [p for p in of.head_parameters() if p.requires_grad]
+    ours = DenseLoss(run, shared, own)
+    close(ours.combine(torch.tensor([1.0, 2.0, 3.0])), gradient(losses, [1.0, 2.0, 3.0], shared))
+    close(ours.own, gradient(losses, [1.0] * 3, own))
+
+
+def hooked(of: ContinualModel) -> None:
+    of.backbone[1].register_forward_hook(lambda *_: None)  # type: ignore[index, operator, union-attr]
+
+
+def replaced(of: ContinualModel) -> None:
+    of.backbone[2] = nn.Tanh()  # type: ignore[index, operator]
+
+
+def weighed(of: ContinualModel) -> None:
+    torch.nn.utils.parametrizations.weight_norm(of.heads[0])
+
+
+def without_bias(of: ContinualModel) -> None:
+    of.heads[0].bias = None
+
+
+def put_in_place(of: ContinualModel) -> None:
+    of.backbone.forward = lambda x: x.flatten(1)[:, :7]
+
+
+@pytest.mark.parametrize("change", [hooked, replaced, weighed, without_bias, put_in_place])
+def test_what_is_not_as_made_takes_autograd(change: Callable[[ContinualModel], None]) -> None:
+    of = model()
+    assert of.dense() is not None
+    change(of)
+    assert of.dense() is None
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        model(setting="task"),
+        ContinualModel(MLP(4, []), 4, "class"),
+        ContinualModel(nn.Sequential(*MLP(4, [3])), 3, "class"),
+        ContinualModel(MLP(4, [3]), 3, "class", head="cosine"),
+        ContinualModel(MLP(4, [3]), 3, "class", head="sigmoid"),
+    ],
+    ids=["a head for every task", "nothing hidden", "another module", "cosine", "sigmoid"],
+)
+def test_other_models_take_autograd(of: ContinualModel) -> None:
+    assert of.dense() is None
+
+
+def test_other_rows_take_autograd() -> None:
+    dense = model().dense()
+    for x in (torch.zeros(2, 12, dtype=torch.float64), torch.zeros(0, 12), torch.zeros(2, 12, device="meta")):
+        assert DensePass.of(dense, {"a": x}, lambda: torch.zeros(2, dtype=torch.int64)) is None
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert DensePass.of(dense, {"a": torch.zeros(2, 12)}, lambda: torch.zeros(2, dtype=torch.int64)) is None
+
+
+def test_the_gradient_of_what_comes_in() -> None:
+    of = model()
+    x, y = batches({"task 0": 5, "task 1": 3}, 4)
+    several = Incoming(of, {task: [(x[task][:2], y[task][:2]), (x[task][2:], y[task][2:])] for task in x})  # autograd
+    close(Incoming(of, {task: [(x[task], y[task])] for task in x}).gradient, several.gradient)
+
+
+@pytest.mark.parametrize("gramian", ["needed", "always"])
+def test_a_run_goes_as_it_does_with_a_listener(gramian: Any) -> None:
+    """Which autograd has to find."""
+    ends = []
+    for listen in (False, True):
+        of = model(heads=0)
+        if listen:
+            hooked(of)
+        trainer = Trainer(of, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), weighting=Sum(), gramian=gramian)
+        for number in range(2):
+            x, y = batches({f"{n}": 4 for n in range(5)}, 2)
+            pairs = [(x[n], y[n] + 2 * number) for n in x]
+            trainer.add(Stream(f"s{number}", pairs, [2 * number, 2 * number + 1]))
+        trainer.fit()
+        ends.append([p.detach() for p in of.parameters()])
+    close(*ends)

@@ -1,0 +1,299 @@
+"""A perceptron in one call against the reference, on every instruction set and beside torch's own operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pcl_kernels import _C, mlp, mlp_backward, mlp_losses
+from pcl_kernels.mlp import reference
+
+CHAINS = {
+    "one row": (1, (7, 5)),
+    "one of everything": (1, (1, 1, 1)),
+    "whole vectors": (32, (64, 32, 16)),
+    "ragged": (21, (37, 23, 13, 9)),
+    "one row beyond a tile": (7, (17, 6, 18)),
+    "more than a panel": (5, (131, 129, 67)),
+    "deep": (3, (5, 4, 5, 4, 5, 4)),
+}
+
+
+@pytest.fixture(params=_C.isas(), autouse=True)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    _C.use_isa(request.param)
+    yield request.param
+    _C.use_isa(_C.isas()[-1])
+
+
+def chain(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> tuple[Tensor, list[Tensor], list[Any]]:
+    rows, widths = CHAINS[name]
+    draws = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, widths[0], generator=draws, dtype=torch.float64).to(dtype)
+    pairs = list(pairwise(widths))
+    weights = [torch.randn(m, n, generator=draws, dtype=torch.float64).to(dtype) / n**0.5 for n, m in pairs]
+    biases = [torch.randn(m, generator=draws, dtype=torch.float64).to(dtype) for _, m in pairs]
+    return x, weights, biases
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    """To some roundings of the largest number in sight."""
+    assert found.shape == expected.shape
+    limit = 64 * torch.finfo(found.dtype).eps * (expected.abs().max().item() if expected.numel() else 0)
+    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-5, atol=limit)
+
+
+def leaves(*tensors: Tensor) -> list[Tensor]:
+    return [t.detach().clone().requires_grad_() for t in tensors]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", CHAINS)
+def test_value_and_gradients(name: str, dtype: torch.dtype) -> None:
+    x, weights, biases = chain(name, dtype)
+    layers = len(weights)
+    mine, theirs = leaves(x, *weights, *biases), [t.double() for t in leaves(x, *weights, *biases)]
+    y = mlp(mine[0], mine[1 : 1 + layers], mine[1 + layers :])
+    expected = reference.mlp(theirs[0], theirs[1 : 1 + layers], theirs[1 + layers :])
+    close(y, expected)
+    grad = torch.randn(y.shape, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    found, wanted = torch.autograd.grad(y, mine, grad), torch.autograd.grad(expected, theirs, grad.double())
+    for a, b in zip(found, wanted, strict=True):
+        close(a, b)
+    with torch.no_grad():
+        assert torch.equal(mlp(x, weights, biases), y)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+@pytest.mark.parametrize("widths", [(4, 0, 3), (0, 3), (4, 0)])
+def test_nothing(rows: int, widths: tuple[int, ...]) -> None:
+    x = torch.randn(rows, widths[0])
+    weights = [torch.randn(m, n) for n, m in pairwise(widths)]
+    biases = [torch.randn(m) for m in widths[1:]]
+    close(mlp(x, weights, biases), reference.mlp(x, weights, biases))
+
+
+def test_layers_without_bias_and_frozen_ones() -> None:
+    x, weights, biases = chain("ragged")
+    biases[1] = None
+    moving = weights[1].requires_grad_()
+    y = mlp(x, weights, biases)
+    close(y, reference.mlp(x, weights, biases))
+    (found,) = torch.autograd.grad(y.sum(), moving)
+    (expected,) = torch.autograd.grad(reference.mlp(x, weights, biases).sum(), moving)
+    close(found, expected)
+
+
+@pytest.mark.parametrize("what", ["strided x", "strided weight", "negated", "expanded grad", "zeros without memory"])
+def test_memory_of_every_kind(what: str) -> None:
+    x, weights, biases = chain("ragged")
+    if what == "strided x":
+        x = torch.stack([x, x + 1], dim=1)[:, 0]
+    elif what == "strided weight":
+        weights[1] = weights[1].T.contiguous().T
+    elif what == "negated":
+        x = torch.view_as_complex(torch.stack([x, -x], dim=-1)).conj().imag
+    weights[0].requires_grad_()
+    y, expected = mlp(x, weights, biases), reference.mlp(x, weights, biases)
+    close(y, expected)
+    grad = torch.ones(1, 1).expand_as(y) if what == "expanded grad" else torch.randn_like(y)
+    grad = torch._efficientzerotensor(y.shape) if what == "zeros without memory" else grad
+    (found,) = torch.autograd.grad(y, weights[0], grad)
+    close(found, torch.autograd.grad(expected, weights[0], grad.double())[0])
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e18])
+def test_zero_tiny_and_huge(scale: float) -> None:
+    x, weights, biases = chain("ragged")
+    biases = [0 * b for b in biases]
+    close(mlp(scale * x, weights, biases), reference.mlp(scale * x, weights, biases))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_shows(value: float) -> None:
+    x, weights, biases = chain("ragged")
+    x[2, 5] = value
+    weights[0].requires_grad_()
+    y = mlp(x, weights, biases)
+    expected = reference.mlp(x, weights, biases)
+    assert torch.equal(y.isfinite(), expected.isfinite())
+    assert torch.equal(y.isnan(), expected.isnan())
+    found = torch.autograd.grad(y.sum(), weights[0])[0]
+    assert torch.equal(found.isnan(), torch.autograd.grad(expected.sum(), weights[0])[0].isnan())
+
+
+def test_a_row_has_the_same_bits_whatever_stands_beside_it_and_for_any_number_of_threads(isa: str) -> None:
+    if isa == "baseline":
+        pytest.skip("torch's operators run, which promise no such thing")
+    rows = 300
+    x, weights, biases = torch.randn(rows, 401), [torch.randn(203, 401), torch.randn(99, 203)], [None, None]
+    whole = mlp(x, weights, biases)
+    for part in (slice(0, 1), slice(3, 8), slice(100, 299)):
+        assert torch.equal(mlp(x[part], weights, biases), whole[part])
+    found = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            mine = leaves(x, *weights)
+            y = mlp(mine[0], mine[1:], biases)
+            found.append([y, *torch.autograd.grad(y.square().sum(), mine)])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(map(torch.equal, *found))
+
+
+def test_second_derivatives() -> None:
+    x, weights, biases = chain("ragged")
+    slopes = []
+    for run, given in ((mlp, leaves(x, *weights)), (reference.mlp, [t.double() for t in leaves(x, *weights)])):
+        y = run(given[0], given[1:], biases)  # type: ignore[operator]
+        first = torch.autograd.grad(y.square().sum(), given, create_graph=True)
+        slopes.append(torch.autograd.grad(sum((g**2).sum() for g in first), given))  # type: ignore[arg-type]
+    for a, b in zip(*slopes, strict=True):
+        close(a, b)
+
+
+def test_transforms_compilers_and_modes() -> None:
+    x, weights, biases = chain("ragged")
+    expected = reference.mlp(x, weights, biases)
+    close(torch.func.vmap(lambda row: mlp(row[None], weights, biases)[0])(x), expected)
+    slope = torch.func.grad(lambda v: mlp(v, weights, biases).sum())(x)
+    close(slope, torch.func.grad(lambda v: reference.mlp(v, weights, biases).sum())(x.double()))
+    _, along = torch.func.jvp(lambda v: mlp(v, weights, biases), (x,), (x,))
+    close(along, torch.func.jvp(lambda v: reference.mlp(v, weights, biases), (x.double(),), (x.double(),))[1])
+    close(torch.compile(mlp, backend="eager", fullgraph=True)(x, weights, biases), expected)
+    traced = torch.jit.trace(lambda v: mlp(v, weights, biases), x, check_trace=False)
+    close(traced(2 * x), reference.mlp(2 * x, weights, biases))
+    with Functions() as functions:
+        close(mlp(x, weights, biases), expected)
+    assert functions.names.count("linear") == len(weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert mlp(x, weights, biases).dtype == torch.bfloat16
+
+
+class Functions(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+class Seen(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func._overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_mode_sees_the_ops_and_changes_no_bit(isa: str) -> None:
+    x, weights, biases = chain("ragged")
+    target, sizes = torch.zeros(len(x), dtype=torch.int64), [4, 17]
+
+    def run() -> list[Tensor]:
+        mine = leaves(x, *weights)
+        y = mlp(mine[0], mine[1:], biases)
+        found = mlp_losses(x, weights, biases, target, sizes)
+        back = mlp_backward(x, weights, found.hidden, found.of_logits)
+        slopes = torch.autograd.grad(y.sum(), mine)
+        return [y, *slopes, found.losses, *back.weights, *back.biases]  # type: ignore[list-item]
+
+    plain = run()
+    with Seen() as seen:
+        observed = run()
+    assert all(map(torch.equal, plain, observed))
+    assert isa == "baseline" or {"mlp_forward", "mlp_backward", "softmax_losses"} <= set(seen.names)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_losses_and_their_gradients(name: str) -> None:
+    x, weights, biases = chain(name)
+    rows, columns = len(x), len(weights[-1])
+    target = torch.arange(rows) % columns
+    sizes = [rows] if rows == 1 else [1, rows - 1]
+    weighing = torch.linspace(0.5, 2, len(sizes))
+    found = mlp_losses(x, weights, biases, target, sizes)
+    scale = weighing.repeat_interleave(torch.tensor(sizes))
+    back = mlp_backward(x, weights, found.hidden, found.of_logits, scale=scale)
+
+    mine = [t.double() for t in leaves(*weights, *biases)]
+    layers = len(weights)
+    hidden = reference.mlp(x, mine[: layers - 1], mine[layers:-1]) if layers > 1 else x.double()
+    logits = hidden @ mine[layers - 1].T + mine[-1]
+    blocks = zip(logits.split(sizes), target.split(sizes), strict=True)
+    losses = torch.stack([cross_entropy(z, y) for z, y in blocks])
+    close(found.losses, losses)
+    close(found.logits, logits)
+    for i, (below, above) in enumerate(zip(found.hidden, [x, *found.hidden], strict=False)):
+        close(below, reference.mlp(above, [weights[i]], [biases[i]]))
+    top = [mine[layers - 1], mine[-1]]
+    plain = torch.autograd.grad(losses.sum(), top, retain_graph=True)
+    of_blocks = torch.autograd.grad((losses * weighing).sum(), mine)
+    expected = [*of_blocks[: layers - 1], plain[0], *of_blocks[layers:-1], plain[1]]
+    for a, b in zip([*back.weights, *back.biases], expected, strict=True):
+        assert a is not None
+        close(a, b)
+    for delta, bias in zip(back.deltas, back.biases, strict=False):
+        assert bias is not None
+        close(delta.sum(dim=0), bias)
+
+    some = [i % 2 == 0 for i in range(2 * layers)]
+    part = mlp_backward(x, weights, found.hidden, found.of_logits, scale=scale, wanted=some)
+    for a, b, needed in zip([*part.weights, *part.biases], [*back.weights, *back.biases], some, strict=True):
+        assert a is None if not needed else torch.equal(a, b)  # type: ignore[arg-type]
+
+
+def test_logits_far_apart() -> None:
+    x, weight = torch.tensor([[1.0], [-1.0]]), torch.tensor([[1e4], [-1e4], [0.0]])
+    found = mlp_losses(x, [weight], [None], torch.tensor([0, 0]), [1, 1])
+    assert found.losses.tolist() == [0.0, 2e4]
+    assert found.of_logits.tolist() == [[0.0, 0.0, 0.0], [-1.0, 1.0, 0.0]]
+    assert not mlp_losses(x * torch.nan, [weight], [None], torch.tensor([0, 0]), [2]).losses.isfinite().any()
+
+
+def test_what_is_refused() -> None:
+    x, (first, second), (b, c) = (
+        torch.randn(4, 3),
+        (torch.randn(5, 3), torch.randn(2, 5)),
+        (torch.zeros(5), torch.zeros(2)),
+    )
+    y = torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(TypeError, match="a tensor x"):
+        mlp([1.0], [first], [b])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="as many biases as weights"):
+        mlp(x, [first], [])
+    with pytest.raises(ValueError, match="at least 1"):
+        mlp(x, [], [])
+    with pytest.raises(ValueError, match=r"layer 2: .*weight \(m, 5\).*\(2, 4\)"):
+        mlp(x, [first, second[:, :4]], [b, c])
+    with pytest.raises(ValueError, match="layer 1"):
+        mlp(x[0], [first], [b])
+    with pytest.raises(ValueError, match=r"bias \(2,\), got \(5,\)"):
+        mlp(x, [first, second], [b, b])
+    with pytest.raises(TypeError, match="int64"):
+        mlp_losses(x, [first], [b], y.int(), [4])
+    for sizes in ([3], [4, 0], []):
+        with pytest.raises(ValueError, match="blocks of at least one row"):
+            mlp_losses(x, [first], [b], y, sizes)
+    for wrong in (-1, 5):
+        with pytest.raises(ValueError, match="from 0 to 4"):
+            mlp_losses(x, [first], [b], torch.tensor([0, wrong, 0, 0]), [4])
+    found = mlp_losses(x, [first, second], [b, c], y, [4])
+    with pytest.raises(ValueError, match="expected 1 hidden"):
+        mlp_backward(x, [first, second], [], found.of_logits)
+    with pytest.raises(ValueError, match="of_logits"):
+        mlp_backward(x, [first, second], found.hidden, found.of_logits[:, :1])
