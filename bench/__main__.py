@@ -19,6 +19,7 @@ import bench.growth
 import bench.longhorn_scan
 import bench.loss_terms
 import bench.memory_edit
+import bench.mlp
 import bench.overhead
 import bench.rehearsal
 import bench.simplex_qp
@@ -42,6 +43,8 @@ times, and only within one table. A peer that is not installed is left out. On a
 - memory_edit: "floor by flops" is the sweep's matrix products over those of a training step, two products for every
   one that a step makes, and the per-sample kernels of convolutions; "÷ training step" is against the model as it is,
   though the sweep works in channels-last memory, in which a convolutional training step is faster too.
+- mlp: "of the floor" is the time of the multiply-adds alone, in registers, over ours; the peer of "without a graph" is
+  torch's layers, head and cross-entropy under autograd.
 - growth: "plain" is forward and backward of a network in training, "over-grown" those of the network with every neuron
   split and 8 new ones in each group, to all candidates; "scores" is what all candidates' scores cost with n = 3; a
   phase is 40 steps of the candidates, scores over 4 batches, choice and rebuilding.
@@ -60,6 +63,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "combine": bench.combine.main,
     "overhead": bench.overhead.main,
     "memory_edit": bench.memory_edit.main,
+    "mlp": bench.mlp.main,
     "firefly": bench.firefly.main,
     "rehearsal": bench.rehearsal.main,
     "firefly_apply": bench.firefly_apply.main,

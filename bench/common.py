@@ -64,6 +64,16 @@ def read_floor(tensors: Sequence[torch.Tensor]) -> Callable[[], object]:
     return lambda: _C.read_bytes(address, size, torch.get_num_threads())
 
 
+def multiply_add_rate(rounds: int = 100_000) -> float:
+    """Multiply-adds of single precision a second, by the threads that are set."""
+    times, done = [], 0
+    for _ in range(9):
+        start = time.perf_counter()
+        done = _C.multiply_adds(rounds, torch.get_num_threads())
+        times.append(time.perf_counter() - start)
+    return done / statistics.median(times)
+
+
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a Markdown table; floats with three significant digits."""
     text = [[f"{c:.3g}" if isinstance(c, float) else str(c) for c in row] for row in rows]

@@ -15,16 +15,14 @@ reads and writes.
 from __future__ import annotations
 
 import multiprocessing
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bench.common import machine, medians, read_floor, resident, table, threads
-from pcl_kernels import _C, longhorn_scan, longhorn_step
+from bench.common import machine, medians, multiply_add_rate, read_floor, resident, table, threads
+from pcl_kernels import longhorn_scan, longhorn_step
 
 CHANNELS, STATES, CHUNK = 768, 16, 16
 SIZES = [(1, 1024), (1, 4096), (4, 1024), (4, 4096)]  # batch, length
@@ -109,16 +107,6 @@ def train(run: Callable[..., Tensor], tensors: list[Tensor], d_out: Tensor) -> C
     """Forward and backward."""
     wanted = [t.detach().requires_grad_() for t in tensors]
     return lambda: torch.autograd.grad(run(*wanted), wanted, d_out)
-
-
-def multiply_add_rate(rounds: int = 100_000) -> float:
-    """Multiply-adds of single precision a second, by the threads that are set."""
-    times, done = [], 0
-    for _ in range(9):
-        start = time.perf_counter()
-        done = _C.multiply_adds(rounds, torch.get_num_threads())
-        times.append(time.perf_counter() - start)
-    return done / statistics.median(times)
 
 
 def measure(batch: int, length: int, peers: dict[str, Loop], compiled_peers: dict[str, Loop]) -> list[object]:

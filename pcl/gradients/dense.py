@@ -64,6 +64,16 @@ class DensePass:
                 return None
         return DensePass(model, inputs, column())
 
+    def follow(self, losses: Mapping[str, Callable[[Tensor, Tensor], Tensor]]) -> None:
+        """Take other losses in place of cross-entropy, functions of the features and the logits of every task's rows,
+        which depend on parameters through the logits alone."""
+        logits, sizes = self.logits.detach().requires_grad_(), self.rows.sizes
+        features = (self._found.hidden[-1]).split(sizes)
+        blocks = zip(losses.values(), features, logits.split(sizes), strict=True)
+        values = torch.stack([of(*block) for of, *block in blocks])
+        (of_logits,) = torch.autograd.grad(values.sum(), logits)
+        self.losses, self._found = values.detach(), self._found._replace(of_logits=of_logits)
+
     def backward(self, weights: Tensor | None, *, wanted: set[int], weighted_heads: bool) -> MLPGradients:
         """Of sum_i weights_i loss_i, all ones if None, as a gradient of parameters by their ids.
 

@@ -99,6 +99,7 @@ class Samples:
         x, y: ``(B, ...)``, ``(B,)`` class numbers.
         features: ``(B, features)``, what the backbone made of x.
         recalled: for samples of the memory, all that it knows of these rows; else None.
+        known: the logits, where they have been found without a graph behind them: then gradients go to them alone.
     """
 
     model: ContinualModel
@@ -107,10 +108,13 @@ class Samples:
     y: Tensor
     features: Tensor
     recalled: MemoryBatch | None = None
+    known: Tensor | None = None
 
     @cached_property
     def logits(self) -> Tensor:
         """Of every sample in the columns of its own task; see :meth:`pcl.ContinualModel.mixed_logits`."""
+        if self.known is not None:
+            return self.known
         if self.recalled is None:
             return self.model.logits(self.features, self.task)
         return self.model.mixed_logits(self.features, self.recalled.task, self.recalled.names)
@@ -118,7 +122,11 @@ class Samples:
 
 @runtime_checkable
 class SampleTerm(LossTerm, Protocol):
-    """Losses of samples; they belong to the task's loss, and so to its gradient and to the Gramian."""
+    """Losses of samples; they belong to the task's loss, and so to its gradient and to the Gramian.
+
+    One whose losses depend on parameters through ``samples.logits`` alone may say so, ``of_logits = True``: models
+    that have a way without a graph then take it.
+    """
 
     def losses(self, samples: Samples) -> Tensor | None:
         """To be added to the losses of these samples, ``(B,)``; None for nothing."""

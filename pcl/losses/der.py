@@ -45,6 +45,7 @@ class DER(Unobserving):
 
     capturable = True
     needs_logits = True
+    of_logits = True
 
     def __init__(self, alpha: float = 0.5, beta: float = 0.0, *, unseen: Unseen = "least") -> None:
         check_strength("DER", alpha)

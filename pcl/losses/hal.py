@@ -50,6 +50,7 @@ class HAL:
     """
 
     capturable = False  # what it anchors grows, and moves with the parameters
+    of_logits = True  # samples' features are only noted
 
     def __init__(
         self,

@@ -36,6 +36,7 @@ class LossTerms:
         self._penalties = [term for term in terms if isinstance(term, Penalty)]
         self._of_samples = [term for term in terms if isinstance(term, SampleTerm)]
         self.of_parameters_alone = not self._of_samples
+        self.of_logits_alone = all(getattr(term, "of_logits", False) for term in self._of_samples)
         self._looking_ahead = [term for term in terms if isinstance(term, LooksAhead)]
         self._following = [term for term in terms if isinstance(term, FollowsPath)]
         self._names: dict[nn.Parameter, str] = {}

@@ -38,12 +38,12 @@ class Pass:
     Attributes:
         inputs: of the backbone, by task; see :meth:`pcl.ContinualModel.rows`.
         labels: class numbers, by task.
-        losses: by task, from the features to this part's share of the task's loss.
+        losses: by task, from the features, and the logits if they are known, to this part's share of the task's loss.
     """
 
     inputs: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, Tensor] = field(default_factory=dict)
-    losses: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    losses: dict[str, Callable[..., Tensor]] = field(default_factory=dict)
 
 
 class StepLosses:
@@ -165,13 +165,15 @@ class StepLosses:
 
     def _dense(self) -> DensePass | None:
         """All tasks in one pass without a graph, where model and losses allow it."""
-        if len(self.passes) > 1 or not self._terms.of_parameters_alone:
+        if len(self.passes) > 1 or not self._terms.of_logits_alone:
             return None
         inputs, labels = self.passes[0].inputs, self.passes[0].labels
         run = DensePass.of(
             self._model.dense(), inputs,
             lambda: self._model.column_of(torch.cat(list(labels.values())), next(iter(labels))),
         )  # fmt: skip
+        if run is not None and not self._terms.of_parameters_alone:
+            run.follow(self.passes[0].losses)
         self._all_logits = None if run is None else run.logits
         return run
 
@@ -186,9 +188,9 @@ class StepLosses:
             return losses.view(len(sizes), -1).mean(dim=1)
         return torch.stack([part.mean() for part in losses.split(sizes)])
 
-    def _share(self, task: str, x: Tensor, y: Tensor, share: float, number: int) -> Callable[[Tensor], Tensor]:
-        def loss(features: Tensor) -> Tensor:
-            samples = Samples(self._model, task, x, y, features)
+    def _share(self, task: str, x: Tensor, y: Tensor, share: float, number: int) -> Callable[..., Tensor]:
+        def loss(features: Tensor, logits: Tensor | None = None) -> Tensor:
+            samples = Samples(self._model, task, x, y, features, known=logits)
             self._logits[task][number:] = [samples.logits.detach()]  # of several runs, as on trial, the last
             losses = self._model.logit_losses(samples.logits, y, task)
             return _scaled(self._terms.add_to(losses, samples).mean(), share)
@@ -197,18 +199,18 @@ class StepLosses:
 
     def _memory_share(
         self, name: str, part: MemoryBatch, count: int, share: float, old: str | None
-    ) -> Callable[[Tensor], Tensor]:
+    ) -> Callable[..., Tensor]:
         model = self._model
 
-        def loss(features: Tensor) -> Tensor:
+        def loss(features: Tensor, logits: Tensor | None = None) -> Tensor:
             def cross_entropy() -> Tensor:
-                if old is not None:
-                    return model.feature_losses(features, part.y, old)
                 if model.shares_columns:
                     return model.logit_losses(samples.logits, part.y, part.names[0])
+                if old is not None:
+                    return model.feature_losses(features, part.y, old)
                 return model.mixed_feature_losses(features, part.y, part.task, part.names)
 
-            samples = Samples(model, name, part.x, part.y, features, part)
+            samples = Samples(model, name, part.x, part.y, features, part, logits)
             return _scaled(self._terms.replayed(cross_entropy, samples, count), share)
 
         return loss

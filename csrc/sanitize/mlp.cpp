@@ -1,0 +1,126 @@
+// The perceptron's kernels on exactly sized heap buffers; see driver.cpp. Results are compared with plain loops. Numbers
+// are multiples of 1/8, so that sums are exact in any order.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <vector>
+
+#include "../isa.hpp"
+#include "../mlp.hpp"
+
+PCL_EVERY_ISA(void mlp_forward(const MlpLayers& of, const float* x, const std::vector<float*>& h, int threads);
+              bool softmax_losses(Size columns, const MlpLabels& labels, const float* logits, float* losses,
+                                  float* of_logits);
+              void mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>& h, const float* grad,
+                                const float* scale, const MlpGradients& to, int lowest, int threads);)
+
+namespace {
+
+using namespace pcl;
+using Numbers = std::vector<float>;
+
+long calls = 0;
+
+void check(const Numbers& found, const Numbers& expected, float limit, const char* what) {
+    ++calls;
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+        if (std::abs(found[i] - expected[i]) <= limit) continue;
+        std::printf("wrong result: %s, entry %zu, instruction set %d\n", what, i, int(current_isa()));
+        std::exit(1);
+    }
+}
+
+Numbers eighths(Size n, std::mt19937& random) {
+    Numbers x(n);
+    for (float& value : x) value = 0.125f * (int(random() % 9) - 4);
+    return x;
+}
+
+void chain(Size rows, const std::vector<Size>& widths, bool relu_last, int threads) {
+    std::mt19937 random(rows + widths[0]);
+    const Size layers = widths.size() - 1, columns = widths.back();
+    Numbers x = eighths(rows * widths[0], random), grad = eighths(rows * columns, random), scale(rows);
+    for (Size r = 0; r < rows; ++r) scale[r] = r % 2 ? 0.5f : 2.0f;
+    std::vector<Numbers> w, b, h, z;
+    for (Size l = 0; l < layers; ++l) {
+        const Size in = widths[l], out = widths[l + 1];
+        w.push_back(eighths(out * in, random)), b.push_back(eighths(out, random)), h.emplace_back(rows * out);
+        const Numbers& a = l ? z[l - 1] : x;
+        Numbers of(rows * out);
+        for (Size r = 0; r < rows; ++r)
+            for (Size o = 0; o < out; ++o) {
+                float sum = l % 2 ? 0 : b[l][o];
+                for (Size i = 0; i < in; ++i) sum += a[r * in + i] * w[l][o * in + i];
+                of[r * out + o] = (relu_last || l + 1 < layers) && sum < 0 ? 0 : sum;
+            }
+        z.push_back(of);
+    }
+    MlpLayers of{rows, widths, {}, {}, relu_last};
+    std::vector<float*> at;
+    for (Size l = 0; l < layers; ++l) {
+        of.weights.push_back(w[l].data()), of.biases.push_back(l % 2 ? nullptr : b[l].data());
+        at.push_back(h[l].data());
+    }
+    PCL_BEST(mlp_forward)(of, x.data(), at, threads);
+    for (Size l = 0; l < layers; ++l) check(h[l], z[l], 1e-3f, "mlp_forward");
+
+    const Size kept = relu_last ? layers : layers - 1;
+    std::vector<Numbers> delta, dw, db;
+    MlpGradients to;
+    for (Size l = 0; l < layers; ++l) {
+        delta.emplace_back(l < kept ? h[l].size() : 0), dw.emplace_back(w[l].size()), db.emplace_back(widths[l + 1]);
+        if (l < kept) to.delta.push_back(delta[l].data());
+        to.weights.push_back(dw[l].data()), to.biases.push_back(db[l].data());
+    }
+    Numbers dx(x.size());
+    to.x = dx.data();
+    PCL_BEST(mlp_backward)(of, x.data(), at, grad.data(), relu_last ? nullptr : scale.data(), to, 0, threads);
+    Numbers now = grad;
+    for (Size l = layers - 1; l >= 0; --l) {
+        const Size in = widths[l], out = widths[l + 1];
+        const Numbers& a = l ? z[l - 1] : x;
+        if (l < kept)
+            for (std::size_t i = 0; i < now.size(); ++i) now[i] = z[l][i] > 0 ? now[i] : 0;
+        Numbers weight(out * in), bias(out), below(rows * in);
+        for (Size r = 0; r < rows; ++r)
+            for (Size o = 0; o < out; ++o) {
+                const float d = now[r * out + o];
+                bias[o] += d;
+                for (Size i = 0; i < in; ++i) weight[o * in + i] += d * a[r * in + i];
+                const float down = !relu_last && l == layers - 1 ? d * scale[r] : d;
+                for (Size i = 0; i < in; ++i) below[r * in + i] += down * w[l][o * in + i];
+            }
+        check(dw[l], weight, 1e-2f, "mlp_backward, weights");
+        check(db[l], bias, 1e-2f, "mlp_backward, biases");
+        now = below;
+    }
+    check(dx, now, 1e-2f, "mlp_backward, x");
+
+    std::vector<Size> labels(rows);
+    for (Size r = 0; r < rows; ++r) labels[r] = r % columns;
+    const std::vector<Size> blocks = rows > 1 ? std::vector<Size>{1, rows - 1} : std::vector<Size>{rows};
+    Numbers losses(blocks.size()), slopes(rows * columns), expected(blocks.size());
+    PCL_BEST(softmax_losses)(columns, {labels.data(), blocks}, z.back().data(), losses.data(), slopes.data());
+    for (Size i = 0, r = 0; i < Size(blocks.size()); ++i)
+        for (const Size end = r + blocks[i]; r < end; ++r) {
+            double sum = 0;
+            for (Size c = 0; c < columns; ++c) sum += std::exp(double(z.back()[r * columns + c]));
+            expected[i] += float((std::log(sum) - z.back()[r * columns + labels[r]]) / blocks[i]);
+        }
+    check(losses, expected, 1e-3f, "softmax_losses");
+}
+
+}  // namespace
+
+// Returns how many results it has compared.
+long mlp_ops(int threads) {
+    calls = 0;
+    for (bool relu_last : {false, true}) {
+        chain(1, {1, 1}, relu_last, threads);
+        chain(3, {7, 5, 2}, relu_last, threads);
+        chain(20, {33, 18, 5, 10}, relu_last, threads);
+        chain(9, {64, 129, 67}, relu_last, threads);
+    }
+    return calls;
+}
