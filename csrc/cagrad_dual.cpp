@@ -92,10 +92,11 @@ struct CagradProblem {
             exact = done.solved;
             pivots += done.pivots;
             std::int64_t* free = reinterpret_cast<std::int64_t*>(a.free);
-            double sum_z = 0, quad = 0, zb = 0;
+            double sum_z = 0, quad = 0, zb = 0, length = 0;
             for (int i = 0; i < k; ++i) x[i] *= scale;
             for (int i = 0; i < k; ++i) {
                 sum_z += x[i] * one[i];
+                length += x[i];
                 double Cx = 0;
                 for (int j = 0; j < k; ++j) Cx += C[i * ld + j] * x[j];
                 quad += x[i] * Cx;
@@ -117,8 +118,11 @@ struct CagradProblem {
             solved = same && (moved <= 8 * eps * std::fabs(nu) || std::fabs(missing) <= 16 * eps * r * r);
             solved = solved || high - low <= 4 * eps * size;
             const double value = (zb + r * std::sqrt(std::fmax(0.0, quad))) / sum_z;
-            if (sum_z > 0 && value <= least) {
-                least = value;
+            // The last round is the best one, though its value may lie above an earlier one by rounding; where the
+            // combination vanishes, rounding decides where it points, and only the value counts.
+            const bool last = solved && exact && quad > 64 * eps * length * length;
+            if (sum_z > 0 && value <= least + (last ? 0x1p-49 * size : 0.0)) {
+                least = std::fmin(least, value);
                 for (int i = 0; i < k; ++i) out[i] = x[i] * one[i] / sum_z;
             }
             nu = next;
@@ -175,9 +179,13 @@ struct CagradProblem {
         }
         for (int i = 0; i < k; ++i) s[i] = one[i] / largest;
         for (long i = k; i < ld; ++i) s[i] = 0.0;
-        if (zero < 0) pivots += minimise(work.arrays, k, work.nv, {true, eps}).pivots;
-        else
+        if (zero < 0) {
+            const Outcome done = minimise(work.arrays, k, work.nv, {true, eps});
+            pivots += done.pivots;  // a float32 Gramian has not the digits that a second look would bring out
+            if (!done.solved && eps == std::numeric_limits<double>::epsilon()) simplex_exactly(k, C, ld, s, x, pivots);
+        } else {
             for (int i = 0; i < k; ++i) x[i] = i == zero;
+        }
         for (int i = 0; i < k; ++i) {
             double Cx = 0;
             for (int j = 0; j < k; ++j) Cx += C[i * ld + j] * x[j];

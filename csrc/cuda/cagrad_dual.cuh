@@ -141,8 +141,10 @@ struct Cagrad {
             solved = same && (moved <= 8 * eps * fabs(nu) || fabs(missing) <= 16 * eps * r * r);
             solved = solved || high - low <= 4 * eps * size;
             const double value = (z.b + r * sqrt(fmax(0.0, z.quad))) / z.one;
-            if (z.one > 0 && value <= least) {
-                least = value;
+            // csrc/cagrad_dual.cpp has the reason
+            const bool last = solved && exact && z.quad > 64 * eps * z.length * z.length;
+            if (z.one > 0 && value <= least + (last ? 0x1p-49 * size : 0.0)) {
+                least = fmin(least, value);
                 keep(x, z.one);
             }
             nu = next;

@@ -11,6 +11,8 @@ from pcl.weighting.preference import checked_preference, preference_vector
 from pcl.weighting.scale import Scale, checked_scale, scaled
 from pcl_kernels import cagrad_dual
 
+_ROUNDING = 64 * torch.finfo(torch.float64).eps
+
 
 class CAGrad(Stateless):
     """The direction near the mean gradient along which the task that gains least gains most (Liu, Liu, Jin, Stone and
@@ -21,9 +23,9 @@ class CAGrad(Stateless):
 
         weight_i = p_i + c |g_0| / |g_w| w_i,
 
-    and p_i where g_w is zero. c = 0 is the mean; for large c the direction turns to that of MGDA. For c < 1 it
-    goes downhill on the (preferred) mean loss. The weights sum to more than 1, the more the larger c, so that weight
-    decay, which does not grow with them, counts less: ``scale="unit"`` divides them by their sum.
+    and p_i where g_w is zero, up to rounding. c = 0 is the mean; for large c the direction turns to that of MGDA. For
+    c < 1 it goes downhill on the (preferred) mean loss. The weights sum to more than 1, the more the larger c, so that
+    weight decay, which does not grow with them, counts less: ``scale="unit"`` divides them by their sum.
 
     Args:
         c: radius of the ball in units of |g_0|, at least 0.
@@ -54,7 +56,8 @@ class CAGrad(Stateless):
         p = preference_vector(self.preference, tasks, gram)
         w = cagrad_dual(gram, self.c, p)
         mean_norm = (p @ gram @ p).clamp(min=0).sqrt()
-        norm = (w @ gram @ w).clamp(min=0).sqrt()
-        longer = self.c * mean_norm / norm
-        weights = p + torch.where(torch.isfinite(longer), longer, 0.0) * w
+        squared, lengths = w @ gram @ w, w @ gram.diagonal().sqrt()
+        vanishes = squared <= _ROUNDING * lengths.square()  # and its direction is rounding
+        longer = self.c * mean_norm / squared.clamp(min=0).sqrt()
+        weights = p + torch.where(vanishes, 0.0, longer) * w
         return scaled(weights, self.scale)

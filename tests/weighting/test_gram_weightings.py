@@ -67,6 +67,15 @@ def test_cagrad_reaches_the_dual_bound_inside_its_ball(c: float, k: int, seed: i
         assert torch.allclose(weights, torch.full_like(weights, 1 / k))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_cagrad_goes_nowhere_that_rounding_alone_points_to(seed: int) -> None:
+    """Gradients that cancel do so up to rounding only, and other axes round otherwise."""
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).Q
+    g = conflicting(20, 2 * seed) @ turn
+    assert weigh(MGDA(), g).matmul(g).norm() < 1e-6  # they cancel
+    assert torch.allclose(weigh(CAGrad(10.0), g), torch.full((20,), 0.05, dtype=torch.float64))
+
+
 def test_cagrad_of_a_large_ball_turns_to_mgda() -> None:
     g = gradients(5, seed=2, decades=0.5)
     d, shortest = weigh(CAGrad(1e6), g) @ g, weigh(MGDA(), g) @ g
