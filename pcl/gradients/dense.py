@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from pcl.gradients.collectors import Store
 from pcl.gradients.result import Gradient, TaskGradients, weights_for
@@ -19,6 +20,8 @@ from pcl.gradients.rules.rule import block_sums
 from pcl.gradients.tape import Use
 from pcl.gradients.workspace import Workspace
 from pcl_kernels import MLPGradients, mlp_backward, mlp_losses
+
+Slopes = Callable[[Tensor, Tensor], "tuple[Tensor, Tensor] | None"]
 
 
 class DenseModel(NamedTuple):
@@ -51,6 +54,7 @@ class DensePass:
             head = heads[0].weight if len(heads) == 1 else torch.cat([head.weight for head in heads])
             biases.append(heads[0].bias if len(heads) == 1 else torch.cat([head.bias for head in heads]))
         self._weights: list[Tensor] = [*[layer.weight for layer in model.layers], head]
+        self._column = column
         self._found = mlp_losses(self._x, self._weights, biases, column, self.rows.sizes)
         self.losses, self.logits = self._found.losses, self._found.logits
 
@@ -63,6 +67,30 @@ class DensePass:
             if type(x) is not Tensor or x.dtype != torch.float32 or not x.is_cpu or len(x) == 0:
                 return None
         return DensePass(model, inputs, column())
+
+    def replay(self, task: str, count: int, factor: float, others: Slopes) -> None:
+        """Take for the loss of a task factor times the mean cross-entropy of its first ``count`` rows, and the mean of
+        other losses over the rest of its rows; over all of them where there is no rest.
+
+        Args:
+            others: of the features and the logits of the task's rows, gives losses ``(n,)`` and their derivatives with
+                respect to the logits ``(n, columns)``, or None for nothing.
+        """
+        number = self.tasks.index(task)
+        first, size = sum(self.rows.sizes[:number]), self.rows.sizes[number]
+        rows = slice(first, first + size)
+        logits, of_logits = self.logits[rows], self._found.of_logits[rows]
+        found, loss = others(self._found.hidden[-1][rows], logits), logits.new_zeros(())
+        if factor:
+            loss = factor * cross_entropy(logits[:count], self._column[rows][:count])
+            of_logits[:count] *= factor * size / count
+        of_logits[count if factor else 0 :] = 0
+        if found is not None:
+            losses, slopes = found
+            rest = slice(count if count < size else 0, size)
+            loss = loss + losses[rest].mean()
+            of_logits[rest] += slopes[rest] / len(losses[rest])
+        self.losses[number] = loss
 
     def follow(self, losses: Mapping[str, Callable[[Tensor, Tensor], Tensor]]) -> None:
         """Take other losses in place of cross-entropy, functions of the features and the logits of every task's rows,

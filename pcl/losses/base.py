@@ -134,6 +134,17 @@ class SampleTerm(LossTerm, Protocol):
 
 
 @runtime_checkable
+class Slopes(Protocol):
+    """What a term has that says how the memory is replayed, adds nothing to the losses of streams, and knows its
+    derivatives, so that no graph is needed for them."""
+
+    def slopes(self, samples: Samples) -> tuple[Tensor, Tensor] | None:
+        """Of samples of the memory the losses ``(B,)``, and their derivatives with respect to the logits
+        ``(B, columns)``; None for nothing."""
+        ...
+
+
+@runtime_checkable
 class Replays(Protocol):
     """What a :class:`SampleTerm` has that says how the memory is replayed. A trainer has one such term at most.
 

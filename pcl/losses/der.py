@@ -71,16 +71,29 @@ class DER(Unobserving):
         recalled = samples.recalled
         if recalled is None or recalled.logits is None:
             return None
-        now = samples.logits
-        then, more = recalled.logits, now.shape[1] - recalled.logits.shape[1]
+        apart, columns = self._apart(samples.logits, recalled.logits, samples)
+        return self.alpha * apart.square().sum(dim=1) / columns
+
+    def slopes(self, samples: Samples) -> tuple[Tensor, Tensor] | None:
+        """:meth:`losses`, and their derivatives 2 alpha (z - z*) / C with respect to the logits ``(B, columns)``; see
+        :class:`pcl.losses.base.Slopes`."""
+        recalled = samples.recalled
+        if recalled is None or recalled.logits is None:
+            return None
+        apart, columns = self._apart(samples.logits, recalled.logits, samples)
+        slopes = apart * (2 * self.alpha / columns)[:, None]
+        return (slopes * apart).sum(dim=1) / 2, slopes
+
+    def _apart(self, now: Tensor, then: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        """z - z* in the columns that are compared, 0 in others, and how many are compared, ``(B,)``."""
+        more = now.shape[1] - then.shape[1]
         if more:
             then = F.pad(then, (0, more), value=torch.nan)
         known = ~then.isnan()
         if self.unseen == "least" and samples.model.setting == "class":
             least = torch.where(known, then, torch.inf).amin(dim=1, keepdim=True)
-            return self.alpha * (now - torch.where(known, then, least)).square().mean(dim=1)
-        apart = torch.where(known, now - then, 0.0)
-        return self.alpha * apart.square().sum(dim=1) / known.sum(dim=1)
+            return now - torch.where(known, then, least), now.new_full((len(now),), now.shape[1])
+        return torch.where(known, now - then, 0.0), known.sum(dim=1)
 
     def task_ended(self, model: ContinualModel, task: str) -> None:
         """Nothing depends on it."""

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from pcl.gradients.result import Gradient
-from pcl.losses.base import ChecksModel, FollowsPath, LooksAhead, LossTerm, Penalty, Replays, Samples, SampleTerm
+from pcl.losses.base import (
+    ChecksModel,
+    FollowsPath,
+    LooksAhead,
+    LossTerm,
+    Penalty,
+    Replays,
+    Samples,
+    SampleTerm,
+    Slopes,
+)
 from pcl.memory.base import Memory
 from pcl.models.continual import ContinualModel
 
@@ -45,6 +55,7 @@ class LossTerms:
             kinds = " and ".join(type(term).__name__ for term in replaying)
             raise ValueError(f"trainer: {kinds} both say how the memory is replayed; leave one of them out")
         self.replays: Replays | None = replaying[0] if replaying else None
+        self.in_closed_form = len(self._of_samples) == 1 and isinstance(self.replays, Slopes)
 
     def __iter__(self) -> Iterator[LossTerm]:
         return iter(self._terms)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from itertools import repeat
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from pcl.gradients.result import TaskGradients
 from pcl.gradients.summed import SummedLoss
 from pcl.gradients.task_gradients import Strategy, grouped_gradients, task_gradients
 from pcl.gradients.workspace import Workspace
-from pcl.losses.base import Samples
+from pcl.losses.base import Samples, Slopes
 from pcl.memory.base import MemoryBatch
 from pcl.models.continual import ContinualModel
 from pcl.streams.stream import MEMORY, memory_of
@@ -60,6 +61,7 @@ class StepLosses:
         self._terms = terms
         self._logits: dict[str, list[Tensor]] = {task: [] for task in data.batches}
         self._all_logits: Tensor | None = None  # of all samples, where they were found together
+        self._replayed: dict[str, tuple[MemoryBatch, int]] = {}  # rows of the last pass, and how many are of retrieval
         recalled, drawn = data.recalled, data.drawn
         counts = [len(batches) for batches in data.batches.values()]
         if recalled is not None:
@@ -96,6 +98,7 @@ class StepLosses:
             count, part = len(part.y), part if other is None else part.with_rows(other)
             now.inputs[name], now.labels[name] = self._model.rows(part.x, part.names, part.task), part.y
             now.losses[name] = self._memory_share(name, part, count, count / (end - first), old)
+            self._replayed[name] = part, count
 
     def gradients(
         self,
@@ -172,10 +175,20 @@ class StepLosses:
             self._model.dense(), inputs,
             lambda: self._model.column_of(torch.cat(list(labels.values())), next(iter(labels))),
         )  # fmt: skip
-        if run is not None and not self._terms.of_parameters_alone:
+        replays = self._terms.replays
+        if run is not None and replays is not None and self._terms.in_closed_form:
+            for name, (_, count) in self._replayed.items():
+                run.replay(name, count, replays.cross_entropy, partial(self._slopes, name))
+        elif run is not None and not self._terms.of_parameters_alone:
             run.follow(self.passes[0].losses)
         self._all_logits = None if run is None else run.logits
         return run
+
+    def _slopes(self, name: str, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What the term that knows them says of a part of the memory."""
+        part, term = self._replayed[name][0], self._terms.replays
+        assert isinstance(term, Slopes)
+        return term.slopes(Samples(self._model, name, part.x, part.y, features, part, logits))
 
     def _together(self, features: Tensor) -> Tensor:
         """All losses ``(k,)`` of a step in one pass, from the features of all samples: one head, one cross-entropy."""

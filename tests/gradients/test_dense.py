@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pcl import MLP, ContinualModel, Stream, Sum, Trainer
+from pcl import DER, EWC, HAL, MLP, ContinualModel, LwF, Mean, ReservoirMemory, Stream, Sum, Trainer
 from pcl.gradients.dense import DenseGradients, DenseLoss, DensePass
 from pcl.gradients.workspace import Workspace
 from pcl.memory.incoming import Incoming
@@ -157,19 +157,64 @@ def test_the_gradient_of_what_comes_in() -> None:
     close(Incoming(of, {task: [(x[task], y[task])] for task in x}).gradient, several.gradient)
 
 
+TERMS: dict[str, Callable[[], list[Any]]] = {
+    "nothing": list,
+    "DER": lambda: [DER(0.5)],
+    "DER++": lambda: [DER(0.5, 0.7)],
+    "DER++, unseen columns ignored": lambda: [DER(0.5, 0.7, unseen="ignored")],
+    "HAL": lambda: [HAL(steps=3)],
+    "DER and HAL": lambda: [DER(0.5), HAL(steps=3)],
+    "EWC": lambda: [EWC(1.0)],
+    "LwF": lambda: [LwF(1.0)],
+}
+
+
 @pytest.mark.parametrize("gramian", ["needed", "always"])
-def test_a_run_goes_as_it_does_with_a_listener(gramian: Any) -> None:
+@pytest.mark.parametrize("weighting", [Sum, Mean])
+@pytest.mark.parametrize("memory_tasks", ["one", "each"])
+@pytest.mark.parametrize("terms", TERMS)
+def test_a_run_goes_as_it_does_with_a_listener(
+    terms: str, memory_tasks: Any, weighting: Callable[[], Any], gramian: Any
+) -> None:
     """Which autograd has to find."""
     ends = []
     for listen in (False, True):
         of = model(heads=0)
         if listen:
             hooked(of)
-        trainer = Trainer(of, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), weighting=Sum(), gramian=gramian)
+        trainer = Trainer(
+            of, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), weighting=weighting(), gramian=gramian,
+            memory=ReservoirMemory(20, logits="DER" in terms), memory_batch=5, memory_tasks=memory_tasks,
+            loss_terms=TERMS[terms](),
+        )  # fmt: skip
         for number in range(2):
             x, y = batches({f"{n}": 4 for n in range(5)}, 2)
             pairs = [(x[n], y[n] + 2 * number) for n in x]
-            trainer.add(Stream(f"s{number}", pairs, [2 * number, 2 * number + 1]))
-        trainer.fit()
-        ends.append([p.detach() for p in of.parameters()])
+            trainer.add(Stream(f"s{number}", pairs, [2 * number, 2 * number + 1], start=3 * number))
+        losses = []
+        while (result := trainer.step()) is not None:
+            losses.append(result.losses)
+        ends.append([*losses, *[p.detach() for p in of.parameters()]])
     close(*ends)
+
+
+def test_the_ways_without_a_graph_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the runs above compare autograd with itself."""
+    taken: list[str] = []
+    for name in ("backward", "replay", "follow"):
+        was = getattr(DensePass, name)
+        monkeypatch.setattr(
+            DensePass, name, lambda *given, name=name, was=was, **named: (taken.append(name), was(*given, **named))[1]
+        )
+    for terms in ("DER", "HAL", "nothing"):
+        taken.clear()
+        trainer = Trainer(
+            model(heads=0), optimizer=lambda p: torch.optim.SGD(p, lr=0.1), weighting=Sum(),
+            memory=ReservoirMemory(20, logits=terms == "DER"), loss_terms=TERMS[terms](),
+        )  # fmt: skip
+        x, y = batches({"0": 4, "1": 4}, 2)
+        trainer.add(Stream("s", [(x[n], y[n]) for n in x], [0, 1]))
+        trainer.fit()
+        assert taken.count("backward") == 2
+        assert taken.count("replay") == (terms == "DER")  # nothing is stored at the first step
+        assert taken.count("follow") == 2 * (terms == "HAL")
