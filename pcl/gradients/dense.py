@@ -137,12 +137,12 @@ class DensePass:
         return by_id
 
     def uses(self, deltas: Sequence[Tensor]) -> Iterator[Use]:
-        """(a, delta) of every layer, the last layer's first; ``deltas`` of the layers below the heads."""
+        """(a, delta) of every layer; ``deltas`` of those below the heads."""
         *inputs, features = [self._x, *self._found.hidden]
         parts = self._found.of_logits.split([len(head.weight) for head in self.model.heads], dim=1)
         for head, delta in zip(self.model.heads, parts, strict=True):
             yield Use(head, LINEAR, features, delta, self.rows)
-        for layer, a, delta in reversed(list(zip(self.model.layers, inputs, deltas, strict=True))):
+        for layer, a, delta in zip(self.model.layers, inputs, deltas, strict=True):
             yield Use(layer, LINEAR, a, delta, self.rows)
 
 

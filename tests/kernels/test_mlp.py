@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.functional import cross_entropy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -92,7 +93,9 @@ def test_layers_without_bias_and_frozen_ones() -> None:
     close(found, expected)
 
 
-@pytest.mark.parametrize("what", ["strided x", "strided weight", "negated", "expanded grad", "zeros without memory"])
+@pytest.mark.parametrize(
+    "what", ["strided x", "strided weight", "negated", "nothing behind x", "expanded grad", "nothing behind grad"]
+)
 def test_memory_of_every_kind(what: str) -> None:
     x, weights, biases = chain("ragged")
     if what == "strided x":
@@ -100,12 +103,14 @@ def test_memory_of_every_kind(what: str) -> None:
     elif what == "strided weight":
         weights[1] = weights[1].T.contiguous().T
     elif what == "negated":
-        x = torch.view_as_complex(torch.stack([x, -x], dim=-1)).conj().imag
+        x = torch._neg_view(x)
+    elif what == "nothing behind x":
+        x = torch._efficientzerotensor(x.shape)
     weights[0].requires_grad_()
     y, expected = mlp(x, weights, biases), reference.mlp(x, weights, biases)
     close(y, expected)
     grad = torch.ones(1, 1).expand_as(y) if what == "expanded grad" else torch.randn_like(y)
-    grad = torch._efficientzerotensor(y.shape) if what == "zeros without memory" else grad
+    grad = torch._efficientzerotensor(y.shape) if what == "nothing behind grad" else grad
     (found,) = torch.autograd.grad(y, weights[0], grad)
     close(found, torch.autograd.grad(expected, weights[0], grad.double())[0])
 
@@ -170,6 +175,10 @@ def test_transforms_compilers_and_modes() -> None:
     close(slope, torch.func.grad(lambda v: reference.mlp(v, weights, biases).sum())(x.double()))
     _, along = torch.func.jvp(lambda v: mlp(v, weights, biases), (x,), (x,))
     close(along, torch.func.jvp(lambda v: reference.mlp(v, weights, biases), (x.double(),), (x.double(),))[1])
+    with forward_ad.dual_level():
+        dual = forward_ad.unpack_dual(mlp(forward_ad.make_dual(x, x), weights, biases))
+        assert dual.tangent is not None
+        assert torch.equal(dual.tangent, along)
     close(torch.compile(mlp, backend="eager", fullgraph=True)(x, weights, biases), expected)
     traced = torch.jit.trace(lambda v: mlp(v, weights, biases), x, check_trace=False)
     close(traced(2 * x), reference.mlp(2 * x, weights, biases))
