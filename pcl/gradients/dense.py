@@ -96,7 +96,7 @@ class DensePass:
         """Take other losses in place of cross-entropy, functions of the features and the logits of every task's rows,
         which depend on parameters through the logits alone."""
         logits, sizes = self.logits.detach().requires_grad_(), self.rows.sizes
-        features = (self._found.hidden[-1]).split(sizes)
+        features = self._found.hidden[-1].split(sizes)
         blocks = zip(losses.values(), features, logits.split(sizes), strict=True)
         values = torch.stack([of(*block) for of, *block in blocks])
         (of_logits,) = torch.autograd.grad(values.sum(), logits)

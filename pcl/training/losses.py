@@ -124,11 +124,13 @@ class StepLosses:
         model: Callable[[Any], Tensor] = self._model.backbone
         if self._model.by_task:  # the inputs are more than tensors of rows, so that one pass does not do
             model, strategy = self._model.encode, "loop" if strategy == "auto" else strategy
-        dense = self._dense() if strategy == "auto" else None
+        alone = len(self.passes[0].losses) == 1  # there is nothing to keep apart, the loop has one pass too
+        dense = self._dense() if strategy == "auto" and not (apart and alone) else None
         if dense is not None and not apart:
             return DenseLoss(dense, shared, own)
-        if dense is not None and groups is None and len(dense.tasks) > 1:
-            return DenseGradients(dense, shared, own, workspace)
+        if dense is not None:
+            of_tasks = DenseGradients(dense, shared, own, workspace)
+            return of_tasks if groups is None else GroupedGradients.of_tasks(of_tasks, groups)
         if not apart and len(self.passes) == 1:
             return SummedLoss(
                 self.passes[0].losses, shared, own, model=model, inputs=self.passes[0].inputs, workspace=workspace,

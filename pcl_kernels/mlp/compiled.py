@@ -120,7 +120,7 @@ def _backward_cpu(
     lowest: int,
     of_x: bool,
 ) -> list[Tensor]:
-    """All that :func:`_backward` finds, without what is not wanted."""
+    """All that `backward` finds, without what is not wanted."""
     x, grad, scale = x.contiguous(), grad.contiguous(), None if scale is None else scale.contiguous()
     rows, widths = len(x), [x.shape[1], *[len(w) for w in weights]]
     flat = _backward_fake(x, weights, hidden, grad, scale, wanted, lowest, of_x)
