@@ -1,6 +1,6 @@
 """A perceptron in one compiled call beside torch's layers, from one sample to hundreds.
 
-Run `python -m bench.mlp`. The peer is the same `nn.Sequential` of Flatten, Linear and ReLU under autograd. "without a
+Run `python -m bench.mlp`. The peer is the same `nn.Sequential` of Linear and ReLU under autograd. "without a
 graph" is `mlp_losses` and `mlp_backward` beside the peer with a linear layer and cross-entropy behind it. The floor are
 the multiply-adds at the rate of registers.
 """

@@ -12,22 +12,6 @@
 
 namespace pcl::PCL_ISA {
 
-// width <= lanes numbers; the other lanes are zero.
-template <class T, class S = typename Compute<T>::type>
-inline Scan<S> load_part(const T* from, int width) {
-#if defined(__AVX512F__)
-    if constexpr (std::is_same_v<T, float>) return bits<Scan<S>>(_mm512_maskz_loadu_ps((1u << width) - 1, from));
-#endif
-    return load_some(from, width);
-}
-template <class T, class S = typename Compute<T>::type>
-inline void store_part(T* to, Scan<S> x, int width) {
-#if defined(__AVX512F__)
-    if constexpr (std::is_same_v<T, float>) return _mm512_mask_storeu_ps(to, (1u << width) - 1, bits<__m512>(x));
-#endif
-    store_some(to, x, width);
-}
-
 // Lanes of float or double added up in double.
 template <class S>
 struct WideSum {

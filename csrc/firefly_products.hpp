@@ -5,8 +5,6 @@
 
 namespace pcl::PCL_ISA {
 
-typedef Scan<float> Floats;
-constexpr int kFloats = kScanLanes<float>;
 constexpr int kHalf = kRegisters == 32 ? 6 : 3, kBoth = 2 * kHalf;  // neurons together; their rows of W, then of Δ
 constexpr int kVectors = 2, kGroup = kVectors * kFloats;            // of a panel; kBoth * kVectors accumulators
 

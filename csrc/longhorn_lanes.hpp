@@ -42,6 +42,9 @@ struct ScanVec {
 template <class S>
 using Scan = typename ScanVec<S>::type;
 
+typedef Scan<float> Floats;
+constexpr int kFloats = kScanLanes<float>;
+
 inline float widen_float(float x) { return x; }
 inline double widen_float(double x) { return x; }
 inline float widen_float(Bfloat16 x) { return static_cast<float>(widen(x)); }
@@ -112,6 +115,22 @@ inline void store_some(T* to, Scan<S> x, int width) {
     T room[kScanLanes<S>];
     store_lanes(room, x);
     std::copy_n(room, width, to);
+}
+
+// The same by masked vectors, where there are any.
+template <class T, class S = typename Compute<T>::type>
+inline Scan<S> load_part(const T* from, int width) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, float>) return bits<Scan<S>>(_mm512_maskz_loadu_ps((1u << width) - 1, from));
+#endif
+    return load_some(from, width);
+}
+template <class T, class S = typename Compute<T>::type>
+inline void store_part(T* to, Scan<S> x, int width) {
+#if defined(__AVX512F__)
+    if constexpr (std::is_same_v<T, float>) return _mm512_mask_storeu_ps(to, (1u << width) - 1, bits<__m512>(x));
+#endif
+    store_some(to, x, width);
 }
 
 // x, at most `high`, or at least `low`; NaN stays NaN.

@@ -6,7 +6,7 @@
 // A last layer without ReLU gives logits z; their cross-entropy is log Σ exp z - z_c, its gradient softmax(z) - e_c.
 //
 // A product is made of tiles that stay in registers. Forward, the inputs lie along the lanes, so that a batch need not
-// fill a vector; the lanes of kDots sums are added up together at the end. Backward, columns of W or h lie along them.
+// fill a vector; the lanes of kFloats sums are added up together at the end. Backward, columns of W or h lie along them.
 // Every sum has one order, whatever the number of threads.
 #include <algorithm>
 #include <array>
@@ -20,18 +20,8 @@
 
 namespace pcl::PCL_ISA {
 
-typedef Scan<float> Floats;
-constexpr int kFloats = kScanLanes<float>;
 constexpr int kNeurons = 4, kSamples = kFloats / kNeurons;  // of a tile forward: a sum for every lane
 constexpr int kTall = 6, kWide = kRegisters == 32 ? 4 : 2;  // rows and vectors of a tile backward
-
-inline Floats load_first(const float* from, int width) {
-#if defined(__AVX512F__)
-    return bits<Floats>(_mm512_maskz_loadu_ps((1u << width) - 1, from));
-#else
-    return load_some(from, width);
-#endif
-}
 
 // a b + c, rounded once in every place it stands: left to the compiler, some places would round twice.
 inline Floats multiply_add(Floats a, Floats b, Floats c) {
@@ -65,7 +55,7 @@ inline void dots(Size in, const float* x, const float* const* w, float* to) {
     Size i = 0;
     for (; i + kFloats <= in; i += kFloats) add([](const float* from) { return load_lanes(from); }, i);
     const int rest = static_cast<int>(in - i);
-    if (rest) add([rest](const float* from) { return load_first(from, rest); }, i);
+    if (rest) add([rest](const float* from) { return load_part(from, rest); }, i);
     fold<float, kFloats / 2>(sum);
     store_lanes(to, sum[0]);
 }
@@ -108,15 +98,20 @@ struct Product {
     float* c;
 };
 
+// A vector of a tile; in tiles of one vector its first `width` lanes.
+template <int wide>
+inline Floats part(const float* from, int width) {
+    return wide > 1 ? load_lanes(from) : load_part(from, width);
+}
+
 template <int tall, int wide>
 inline void tile(const Product& p, Size row, Size column, int width) {
     Floats sum[tall][wide] = {};
     const float *a = p.a + row * p.a_row, *b = p.b + column;
-    const bool whole = wide > 1 || width == kFloats;
     for (Size k = 0; k < p.depth; ++k, a += p.a_depth, b += p.columns) {
         Floats x[wide];
 #pragma GCC unroll 4
-        for (int v = 0; v < wide; ++v) x[v] = whole ? load_lanes(b + v * kFloats) : load_first(b, width);
+        for (int v = 0; v < wide; ++v) x[v] = part<wide>(b + v * kFloats, width);
 #pragma GCC unroll 6
         for (int m = 0; m < tall; ++m)
 #pragma GCC unroll 4
@@ -128,8 +123,8 @@ inline void tile(const Product& p, Size row, Size column, int width) {
         for (int v = 0; v < wide; ++v) {
             const Size at = (row + m) * p.columns + column + v * kFloats;
             Floats z = sum[m][v];
-            if (p.gate) z = gated(z, whole ? load_lanes(p.gate + at) : load_first(p.gate + at, width));
-            whole ? store_lanes(p.c + at, z) : store_some(p.c + at, z, width);
+            if (p.gate) z = gated(z, part<wide>(p.gate + at, width));
+            wide > 1 ? store_lanes(p.c + at, z) : store_part(p.c + at, z, width);
         }
 }
 
@@ -151,8 +146,6 @@ inline void column_of_tiles(const Product& p, Size column, int width) {
 
 constexpr Size kPanel = kWide * kFloats;
 
-inline Size panels_of(const Product& p) { return (p.columns + kPanel - 1) / kPanel; }
-
 inline void multiply(const Product& p, Size panel) {  // a panel of C's columns
     const Size first = panel * kPanel, end = std::min(p.columns, first + kPanel);
     if (end - first == kPanel) return column_of_tiles<kWide>(p, first, kFloats);
@@ -161,15 +154,14 @@ inline void multiply(const Product& p, Size panel) {  // a panel of C's columns
 }
 
 void multiply(const Product& p, int threads) {
-    const Size panels = panels_of(p);
+    const Size panels = (p.columns + kPanel - 1) / kPanel;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (Size i = 0; i < panels; ++i) multiply(p, i);
 }
 
-// db = Σ over rows of delta (rows, columns)
+// db = Σ over rows of delta (rows, columns), at least one
 void column_sums(Size rows, Size columns, const float* delta, float* to) {
-    std::copy_n(delta, rows ? columns : 0, to);
-    if (!rows) std::fill_n(to, columns, 0.0f);
+    std::copy_n(delta, columns, to);
     for (Size r = 1; r < rows; ++r)
         for (Size c = 0; c < columns; ++c) to[c] += delta[r * columns + c];
 }
@@ -180,17 +172,19 @@ void mlp_forward(const MlpLayers& of, const float* x, const std::vector<float*>&
                       h[l], threads);
 }
 
-// losses[i]: the mean cross-entropy of block i; of_logits (rows, columns): its gradient. False where a label is none.
-bool softmax_losses(Size columns, const MlpLabels& labels, const float* logits, float* losses, float* of_logits) {
+// losses[i]: the mean cross-entropy of the blocks[i] rows of block i; of_logits (rows, columns): its gradient. False
+// where a label is no column.
+bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& blocks, const float* logits, float* losses,
+                    float* of_logits) {
     Size row = 0;
-    for (std::size_t i = 0; i < labels.blocks.size(); ++i) {
-        const Size size = labels.blocks[i];
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+        const Size size = blocks[i];
         const float share = 1.0f / static_cast<float>(size);
         double total = 0;
         for (const Size end = row + size; row < end; ++row) {
             const float* z = logits + row * columns;
             float* to = of_logits + row * columns;
-            const Size label = labels.of_rows[row];
+            const Size label = labels[row];
             if (label < 0 || label >= columns) return false;
             float most = z[0], sum = 0;
             for (Size c = 1; c < columns; ++c) most = z[c] > most ? z[c] : most;
@@ -235,8 +229,8 @@ void mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>
 #include <pybind11/stl.h>
 
 PCL_EVERY_ISA(void mlp_forward(const MlpLayers& of, const float* x, const std::vector<float*>& h, int threads);
-              bool softmax_losses(Size columns, const MlpLabels& labels, const float* logits, float* losses,
-                                  float* of_logits);
+              bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& blocks, const float* logits,
+                                  float* losses, float* of_logits);
               void mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>& h, const float* grad,
                                 const float* scale, const MlpGradients& to, int lowest, int threads);)
 
@@ -265,8 +259,9 @@ void register_mlp(pybind11::module_& m) {
     m.def("softmax_losses", [](Size columns, Address labels, const std::vector<Size>& blocks, Address logits,
                                Address losses, Address of_logits) {
         pybind11::gil_scoped_release release;
-        return PCL_BEST(softmax_losses)(columns, {reinterpret_cast<const Size*>(labels), blocks}, floats(logits),
-                                        floats(losses), floats(of_logits));
+        const auto losses_of = PCL_BEST(softmax_losses);
+        return losses_of(columns, reinterpret_cast<const Size*>(labels), blocks, floats(logits), floats(losses),
+                         floats(of_logits));
     });
     // to: deltas, weights, biases
     m.def("mlp_backward", [](Size rows, const std::vector<Size>& widths, bool relu_last, Address x,

@@ -19,15 +19,9 @@ struct MlpLayers {
     bool relu(int layer) const { return relu_last || layer < last(); }
 };
 
-// Labels of rows, and the blocks of rows over which their losses are averaged.
-struct MlpLabels {
-    const std::int64_t* of_rows;
-    std::vector<Size> blocks;
-};
-
 // Where gradients go; what is not wanted is null.
 struct MlpGradients {
-    std::vector<float*> delta;  // d / d (W_l h_{l-1} + b_l), (rows, width of layer l); null for a last layer without ReLU
+    std::vector<float*> delta;  // of every layer with a ReLU d / d (W_l h_{l-1} + b_l), (rows, width of layer l)
     std::vector<float*> weights, biases;
     float* x;
 };

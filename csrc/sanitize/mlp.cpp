@@ -10,8 +10,8 @@
 #include "../mlp.hpp"
 
 PCL_EVERY_ISA(void mlp_forward(const MlpLayers& of, const float* x, const std::vector<float*>& h, int threads);
-              bool softmax_losses(Size columns, const MlpLabels& labels, const float* logits, float* losses,
-                                  float* of_logits);
+              bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& blocks, const float* logits,
+                                  float* losses, float* of_logits);
               void mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>& h, const float* grad,
                                 const float* scale, const MlpGradients& to, int lowest, int threads);)
 
@@ -101,7 +101,7 @@ void chain(Size rows, const std::vector<Size>& widths, bool relu_last, int threa
     for (Size r = 0; r < rows; ++r) labels[r] = r % columns;
     const std::vector<Size> blocks = rows > 1 ? std::vector<Size>{1, rows - 1} : std::vector<Size>{rows};
     Numbers losses(blocks.size()), slopes(rows * columns), expected(blocks.size());
-    PCL_BEST(softmax_losses)(columns, {labels.data(), blocks}, z.back().data(), losses.data(), slopes.data());
+    PCL_BEST(softmax_losses)(columns, labels.data(), blocks, z.back().data(), losses.data(), slopes.data());
     for (Size i = 0, r = 0; i < Size(blocks.size()); ++i)
         for (const Size end = r + blocks[i]; r < end; ++r) {
             double sum = 0;

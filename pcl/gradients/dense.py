@@ -6,14 +6,14 @@ of tens of samples.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pcl.gradients.collectors import Store
-from pcl.gradients.result import Gradient, TaskGradients, weights_for
+from pcl.gradients.collectors import CollectedGradients, Store
+from pcl.gradients.result import Gradient
 from pcl.gradients.rows import Rows
 from pcl.gradients.rules.linear import LINEAR
 from pcl.gradients.rules.rule import block_sums
@@ -29,6 +29,16 @@ class DenseModel(NamedTuple):
 
     layers: Sequence[nn.Linear]
     heads: Sequence[nn.Linear]
+
+
+class Classifier(Protocol):
+    """What may have such layers: :class:`pcl.ContinualModel`."""
+
+    def dense(self) -> DenseModel | None:
+        """The layers, if it is made of nothing else."""
+
+    def column_of(self, y: Tensor, task: str) -> Tensor:
+        """The columns ``(n,)`` of class numbers."""
 
 
 class DensePass:
@@ -59,14 +69,16 @@ class DensePass:
         self.losses, self.logits = self._found.losses, self._found.logits
 
     @staticmethod
-    def of(model: DenseModel | None, inputs: Mapping[str, Tensor], column: Callable[[], Tensor]) -> "DensePass | None":
-        """The pass, where there is such a model and float32 rows for it on the CPU; else None."""
-        if model is None or torch.is_autocast_enabled("cpu"):
+    def of(model: Classifier, inputs: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> "DensePass | None":
+        """The pass over inputs with these class numbers ``(n_i,)``, where the model is such a one and the rows are
+        float32 on the CPU; else None."""
+        dense = model.dense()
+        if dense is None or torch.is_autocast_enabled("cpu"):
             return None
         for x in inputs.values():
             if type(x) is not Tensor or x.dtype != torch.float32 or not x.is_cpu or len(x) == 0:
                 return None
-        return DensePass(model, inputs, column())
+        return DensePass(dense, inputs, model.column_of(torch.cat(list(labels.values())), next(iter(labels))))
 
     def replay(self, task: str, count: int, factor: float, others: Slopes) -> None:
         """Take for the loss of a task factor times the mean cross-entropy of its first ``count`` rows, and the mean of
@@ -127,7 +139,7 @@ class DensePass:
         by_id: dict[int, Tensor | None] = {}
         for layer, weight, bias in zip(self.model.layers, weights, biases, strict=True):
             by_id[id(layer.weight)], by_id[id(layer.bias)] = weight, bias
-        if len(self.model.heads) == 1:
+        if len(self.model.heads) == 1:  # as nearly always; a split takes as long as a small product
             by_id[id(self.model.heads[0].weight)], by_id[id(self.model.heads[0].bias)] = of_heads, of_biases
         elif of_heads is not None and of_biases is not None:
             sizes = [len(head.weight) for head in self.model.heads]
@@ -168,7 +180,7 @@ class DenseLoss:
         return [found.get(id(p)) for p in self._shared]
 
 
-class DenseGradients(TaskGradients):
+class DenseGradients(CollectedGradients):
     """The gradients of every task, of a :class:`DensePass`."""
 
     @torch.no_grad()
@@ -185,15 +197,3 @@ class DenseGradients(TaskGradients):
                 self._store.small(bias, run.rows, block_sums(use.delta[:, None], run.rows))
             if isinstance(weight, Tensor) and id(weight) in wanted:
                 self._store.weight(weight, [use])
-
-    def gramian(self) -> Tensor:
-        """As :meth:`TaskGradients.gramian`."""
-        return self._store.gramian()
-
-    def combine(self, weights: Tensor | Sequence[float]) -> Gradient:
-        """As :meth:`TaskGradients.combine`."""
-        return self._store.combine(weights_for(self.losses, weights), self.shared)
-
-    def each(self) -> list[Gradient]:
-        """As :meth:`TaskGradients.each`."""
-        return self._store.each(self.shared)

@@ -68,24 +68,28 @@ class DER(Unobserving):
 
     def losses(self, samples: Samples) -> Tensor | None:
         """alpha |z - z*|^2 / C of every sample of the memory, ``(B,)``; None for those of streams."""
-        recalled = samples.recalled
-        if recalled is None or recalled.logits is None:
+        found = self._apart(samples)
+        if found is None:
             return None
-        apart, columns = self._apart(samples.logits, recalled.logits, samples)
+        apart, columns = found
         return self.alpha * apart.square().sum(dim=1) / columns
 
     def slopes(self, samples: Samples) -> tuple[Tensor, Tensor] | None:
         """:meth:`losses`, and their derivatives 2 alpha (z - z*) / C with respect to the logits ``(B, columns)``; see
         :class:`pcl.losses.base.Slopes`."""
-        recalled = samples.recalled
-        if recalled is None or recalled.logits is None:
+        found = self._apart(samples)
+        if found is None:
             return None
-        apart, columns = self._apart(samples.logits, recalled.logits, samples)
+        apart, columns = found
         slopes = apart * (2 * self.alpha / columns)[:, None]
         return (slopes * apart).sum(dim=1) / 2, slopes
 
-    def _apart(self, now: Tensor, then: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
-        """z - z* in the columns that are compared, 0 in others, and how many are compared, ``(B,)``."""
+    def _apart(self, samples: Samples) -> tuple[Tensor, Tensor] | None:
+        """z - z* in the columns that are compared, 0 in others, and how many are compared, ``(B,)``; None for samples
+        of streams."""
+        if samples.recalled is None or samples.recalled.logits is None:
+            return None
+        now, then = samples.logits, samples.recalled.logits
         more = now.shape[1] - then.shape[1]
         if more:
             then = F.pad(then, (0, more), value=torch.nan)

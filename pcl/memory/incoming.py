@@ -75,9 +75,8 @@ class Incoming:
         """All tasks in one pass without a graph, where the model allows it."""
         if any(len(batches) != 1 for batches in self.batches.values()):
             return None
-        y, first = torch.cat([batches[0][1] for batches in self.batches.values()]), next(iter(self.batches))
-        inputs = {task: batches[0][0] for task, batches in self.batches.items()}
-        return DensePass.of(self.model.dense(), inputs, lambda: self.model.column_of(y, first))
+        inputs, labels = ({task: batches[0][part] for task, batches in self.batches.items()} for part in (0, 1))
+        return DensePass.of(self.model, inputs, labels)
 
     def gradient_on(self, stored: MemoryBatch) -> tuple[Tensor | None, ...]:
         """Of the mean loss of stored samples, likewise."""

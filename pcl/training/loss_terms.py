@@ -55,7 +55,8 @@ class LossTerms:
             kinds = " and ".join(type(term).__name__ for term in replaying)
             raise ValueError(f"trainer: {kinds} both say how the memory is replayed; leave one of them out")
         self.replays: Replays | None = replaying[0] if replaying else None
-        self.in_closed_form = len(self._of_samples) == 1 and isinstance(self.replays, Slopes)
+        alone = self._of_samples[0] if len(self._of_samples) == 1 else None
+        self.slopes: Slopes | None = alone if isinstance(alone, Slopes) and isinstance(alone, Replays) else None
 
     def __iter__(self) -> Iterator[LossTerm]:
         return iter(self._terms)

@@ -172,24 +172,19 @@ class StepLosses:
         """All tasks in one pass without a graph, where model and losses allow it."""
         if len(self.passes) > 1 or not self._terms.of_logits_alone:
             return None
-        inputs, labels = self.passes[0].inputs, self.passes[0].labels
-        run = DensePass.of(
-            self._model.dense(), inputs,
-            lambda: self._model.column_of(torch.cat(list(labels.values())), next(iter(labels))),
-        )  # fmt: skip
+        run = DensePass.of(self._model, self.passes[0].inputs, self.passes[0].labels)
         replays = self._terms.replays
-        if run is not None and replays is not None and self._terms.in_closed_form:
+        if run is not None and replays is not None and self._terms.slopes is not None:
             for name, (_, count) in self._replayed.items():
-                run.replay(name, count, replays.cross_entropy, partial(self._slopes, name))
+                run.replay(name, count, replays.cross_entropy, partial(self._slopes, self._terms.slopes, name))
         elif run is not None and not self._terms.of_parameters_alone:
             run.follow(self.passes[0].losses)
         self._all_logits = None if run is None else run.logits
         return run
 
-    def _slopes(self, name: str, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor] | None:
-        """What the term that knows them says of a part of the memory."""
-        part, term = self._replayed[name][0], self._terms.replays
-        assert isinstance(term, Slopes)
+    def _slopes(self, term: Slopes, name: str, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor] | None:
+        """What the term says of a part of the memory."""
+        part, _ = self._replayed[name]
         return term.slopes(Samples(self._model, name, part.x, part.y, features, part, logits))
 
     def _together(self, features: Tensor) -> Tensor:

@@ -143,16 +143,8 @@ def _backward_cpu(
     return flat
 
 
-def _backward_fake(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    hidden: Sequence[Tensor],
-    grad: Tensor,
-    scale: Tensor | None,
-    wanted: Sequence[bool],
-    lowest: int,
-    of_x: bool,
-) -> list[Tensor]:
+def _backward_fake(x: Tensor, weights: Sequence[Tensor], hidden: Sequence[Tensor], *others: Any) -> list[Tensor]:
+    _, _, wanted, _, of_x = others
     of_weights = [torch.empty_like(w) for w, n in zip(weights, wanted, strict=False) if n]
     of_biases = [x.new_empty(len(w)) for w, n in zip(weights, wanted[len(weights) :], strict=True) if n]
     return [*map(torch.empty_like, hidden), *of_weights, *of_biases, *([torch.empty_like(x)] if of_x else [])]

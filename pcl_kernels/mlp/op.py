@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pcl_kernels.firefly_split.layout import held
-from pcl_kernels.mlp.compiled import MLPGradients, backward, forward, softmax_losses, suits
+from pcl_kernels.mlp import compiled
+from pcl_kernels.mlp.compiled import MLPGradients, suits
 
 
 class MLPLosses(NamedTuple):
@@ -65,7 +66,7 @@ def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
         y: Tensor = _MLP.apply(len(weights), *operands)
         return y
-    return forward(x, weights, biases, True)[-1]
+    return compiled.forward(x, weights, biases, True)[-1]
 
 
 @torch.no_grad()
@@ -89,7 +90,8 @@ def mlp_losses(
 
     Raises:
         TypeError: for operands that are not tensors, or a target that is not int64.
-        ValueError: as :func:`mlp`, for blocks that are not the rows, and for a target outside the columns.
+        ValueError: as :func:`mlp`, for blocks that are not the rows, and on the CPU for a target outside the columns;
+            to look at targets on a GPU would be to wait for it.
     """
     _check(x, weights, biases)
     if target.dtype != torch.int64:
@@ -102,14 +104,15 @@ def mlp_losses(
     columns = len(weights[-1])
     if not suits(x, *weights, *biases):
         *hidden, logits = _composed(x, weights, biases, relu_last=False)
-        if bool(((target < 0) | (target >= columns)).any()):
+        if target.is_cpu and bool(((target < 0) | (target >= columns)).any()):
             raise _no_column(columns)
         p = logits.softmax(dim=1)
-        of_logits = torch.cat([p_i / len(p_i) for p_i in (p - F.one_hot(target, columns)).split(list(sizes))])
+        p.scatter_add_(1, target[:, None], p.new_full((1, 1), -1.0).expand(len(p), 1))
+        of_logits = torch.cat([p_i / len(p_i) for p_i in p.split(list(sizes))])
         of_rows = F.cross_entropy(logits, target, reduction="none").split(list(sizes))
         return MLPLosses(torch.stack([part.mean() for part in of_rows]), logits, of_logits, hidden)
-    *hidden, logits = forward(x, weights, biases, False)
-    losses, of_logits = softmax_losses(logits, target, sizes)
+    *hidden, logits = compiled.forward(x, weights, biases, False)
+    losses, of_logits = compiled.softmax_losses(logits, target, sizes)
     if not len(losses):
         raise _no_column(columns)
     return MLPLosses(losses, logits, of_logits, hidden)
@@ -151,7 +154,7 @@ def mlp_backward(
         )
     wanted = [True] * (2 * layers) if wanted is None else wanted
     if suits(x, of_logits, scale, *weights, *hidden):
-        return backward(x, weights, hidden, of_logits, scale, wanted, 0)[0]
+        return compiled.backward(x, weights, hidden, of_logits, scale, wanted, 0)[0]
     inputs, deltas = [x, *hidden], [of_logits] * layers
     for i in reversed(range(layers - 1)):
         delta = (deltas[i + 1] @ weights[i + 1]).masked_fill(hidden[i] <= 0, 0)
@@ -167,7 +170,7 @@ class _MLP(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layers: int, *operands: Tensor | None) -> Tensor:
         x, weights, biases = _split(operands, layers)
-        hidden = forward(x, weights, biases, True)
+        hidden = compiled.forward(x, weights, biases, True)
         ctx.save_for_backward(*operands, *hidden)
         ctx.layers = layers
         return hidden[-1]
@@ -180,7 +183,7 @@ class _MLP(torch.autograd.Function):
             return None, *_again(operands, layers, needs, grad)
         x, weights, _ = _split(operands, layers)
         reached = (i for i in range(layers) if needs[0] or needs[1 + i] or needs[1 + layers + i])
-        found, dx = backward(x, weights, hidden, held(grad), None, needs[1:], next(reached, layers), needs[0])
+        found, dx = compiled.backward(x, weights, hidden, held(grad), None, needs[1:], next(reached, layers), needs[0])
         return None, dx, *found.weights, *found.biases
 
 

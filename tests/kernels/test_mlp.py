@@ -228,6 +228,38 @@ def test_a_mode_sees_the_ops_and_changes_no_bit(isa: str) -> None:
     assert isa == "baseline" or {"mlp_forward", "mlp_backward", "softmax_losses"} <= set(seen.names)
 
 
+def test_the_ops_say_what_they_give(isa: str) -> None:
+    if isa == "baseline":
+        pytest.skip("they are not called there")
+    x, weights, biases = chain("ragged")
+    hidden = torch.ops.pcl.mlp_forward(x, weights, biases, False)
+    wanted = [i % 2 == 0 for i in range(2 * len(weights))]
+    calls: list[tuple[Any, tuple[Any, ...]]] = [
+        (torch.ops.pcl.mlp_forward, (x, weights, biases, True)),
+        (torch.ops.pcl.softmax_losses, (hidden[-1], torch.zeros(len(x), dtype=torch.int64), [4, 17])),
+        (torch.ops.pcl.mlp_backward, (x, weights, hidden[:-1], hidden[-1], None, wanted, 0, True)),
+    ]
+    for op, given in calls:
+        torch.library.opcheck(op.default, given, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_is_made_of_torchs_operators() -> None:
+    x, weights, biases = chain("ragged")
+    there = [[t.cuda() for t in part] for part in ([x], weights, biases)]
+    target, sizes = torch.zeros(len(x), dtype=torch.int64), [4, 17]
+    close(mlp(there[0][0], *there[1:]).cpu(), reference.mlp(x, weights, biases))
+    here, found = mlp_losses(x, weights, biases, target, sizes), mlp_losses(*there[0], *there[1:], target.cuda(), sizes)
+    close(found.losses.cpu(), here.losses)
+    back = mlp_backward(x, weights, here.hidden, here.of_logits)
+    for a, b in zip(
+        mlp_backward(*there[0], there[1], found.hidden, found.of_logits).weights, back.weights, strict=True
+    ):
+        assert a is not None
+        assert b is not None
+        close(a.cpu(), b)
+
+
 @pytest.mark.parametrize("name", CHAINS)
 def test_losses_and_their_gradients(name: str) -> None:
     x, weights, biases = chain(name)
