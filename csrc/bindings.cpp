@@ -29,6 +29,7 @@ void register_firefly_linear(py::module_& m);
 void register_firefly_score(py::module_& m);
 void register_firefly_select(py::module_& m);
 void register_firefly_split(py::module_& m);
+void register_ghost_gramian(py::module_& m);
 void register_imtl_g(py::module_& m);
 void register_maxdo(py::module_& m);
 void register_longhorn_scan(py::module_& m);
@@ -90,6 +91,7 @@ PYBIND11_MODULE(_C, m) {
     pcl::register_firefly_score(m);
     pcl::register_firefly_select(m);
     pcl::register_firefly_split(m);
+    pcl::register_ghost_gramian(m);
     pcl::register_imtl_g(m);
     pcl::register_maxdo(m);
     pcl::register_longhorn_scan(m);

@@ -21,6 +21,7 @@
 namespace pcl::PCL_ISA {
 
 constexpr int kNeurons = 4, kSamples = kFloats / kNeurons;  // of a tile forward: a sum for every lane
+constexpr Size kAhead = 20;                                  // products of a tile for which C is on its way
 constexpr int kTall = 6, kWide = kRegisters == 32 ? 4 : 2;  // rows and vectors of a tile backward
 
 // a b + c, rounded once in every place it stands: left to the compiler, some places would round twice.
@@ -89,13 +90,16 @@ void layer_forward(Size rows, Size in, Size out, const float* x, const float* w,
     }
 }
 
-// C = A B, or 0 where gate <= 0; A (rows, depth) with steps of its own, B and C row-major with rows of `columns`.
+// C = A B, or 0 where gate <= 0, or base - rate A B; A (rows, depth) with steps of its own, the others row-major with
+// rows of `columns`. C may be the base.
 struct Product {
     Size rows, depth, columns;
     const float* a;
     Size a_row, a_depth;
     const float *b, *gate;
     float* c;
+    const float* base = nullptr;
+    float rate = 0;
 };
 
 // A vector of a tile; in tiles of one vector its first `width` lanes.
@@ -108,7 +112,11 @@ template <int tall, int wide>
 inline void tile(const Product& p, Size row, Size column, int width) {
     Floats sum[tall][wide] = {};
     const float *a = p.a + row * p.a_row, *b = p.b + column;
+    const Size soon = p.depth > kAhead ? p.depth - kAhead : 0;
     for (Size k = 0; k < p.depth; ++k, a += p.a_depth, b += p.columns) {
+        if (k == soon && p.base)
+            for (int m = 0; m < tall; ++m)
+                for (int v = 0; v < wide; ++v) __builtin_prefetch(p.base + (row + m) * p.columns + column + v * kFloats);
         Floats x[wide];
 #pragma GCC unroll 4
         for (int v = 0; v < wide; ++v) x[v] = part<wide>(b + v * kFloats, width);
@@ -124,6 +132,7 @@ inline void tile(const Product& p, Size row, Size column, int width) {
             const Size at = (row + m) * p.columns + column + v * kFloats;
             Floats z = sum[m][v];
             if (p.gate) z = gated(z, part<wide>(p.gate + at, width));
+            if (p.base) z = multiply_add(z, splat(-p.rate), part<wide>(p.base + at, width));
             wide > 1 ? store_lanes(p.c + at, z) : store_part(p.c + at, z, width);
         }
 }
@@ -159,11 +168,12 @@ void multiply(const Product& p, int threads) {
     for (Size i = 0; i < panels; ++i) multiply(p, i);
 }
 
-// db = Σ over rows of delta (rows, columns), at least one
-void column_sums(Size rows, Size columns, const float* delta, float* to) {
-    std::copy_n(delta, columns, to);
+// db = Σ over rows of delta (rows, columns), at least one; or base - rate Σ
+void column_sums(Size rows, Size columns, const float* delta, float* to, const float* base, float rate) {
+    std::vector<float> sums(delta, delta + columns);
     for (Size r = 1; r < rows; ++r)
-        for (Size c = 0; c < columns; ++c) to[c] += delta[r * columns + c];
+        for (Size c = 0; c < columns; ++c) sums[c] += delta[r * columns + c];
+    for (Size c = 0; c < columns; ++c) to[c] = base ? std::fma(sums[c], -rate, base[c]) : sums[c];
 }
 
 void mlp_forward(const MlpLayers& of, const float* x, const std::vector<float*>& h, int threads) {
@@ -198,28 +208,56 @@ bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& b
     return true;
 }
 
+// The largest |x|, as the bits of a float: infinity, or more for NaN, where not all are finite.
+std::uint32_t largest(const float* x, Size count) {
+    std::uint32_t most = 0;
+    for (Size i = 0; i < count; ++i) most = std::max(most, bits<std::uint32_t>(x[i]) & 0x7fffffffu);
+    return most;
+}
+
+// Whether no sum over rows of δ h can leave the range of floats.
+bool in_range(Size rows, std::uint32_t delta, std::uint32_t h) {
+    constexpr std::uint32_t infinite = 0x7f800000u;
+    const double most = static_cast<double>(bits<float>(delta)) * bits<float>(h) * static_cast<double>(rows);
+    return delta < infinite && h < infinite && most < std::numeric_limits<float>::max() / 2;
+}
+
 // Down to the layer `lowest`. scale (rows,), or null: the rows of all δ below the last layer, and what follows from
-// them, are multiplied by it.
-void mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>& h, const float* grad,
+// them, are multiplied by it. With a rate, `to` is where the parameters come that have gone down along their gradients;
+// false, and nothing is there, where a gradient could be out of range.
+bool mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>& h, const float* grad,
                   const float* scale, const MlpGradients& to, int lowest, int threads) {
     const int last = of.last();
-    const float* delta = grad;
+    const bool descends = to.rate.has_value();
+    const float rate = to.rate.value_or(0);
+    std::vector<const float*> delta(last + 1);
+    delta[last] = grad;
     if (of.relu_last) {
         for (Size i = 0; i < of.rows * of.widths[last + 1]; ++i) to.delta[last][i] = h[last][i] <= 0 ? 0.0f : grad[i];
-        delta = to.delta[last];
+        delta[last] = to.delta[last];
     }
     for (int l = last; l >= lowest; --l) {
         const Size out = of.widths[l + 1], in = of.widths[l];
-        if (to.biases[l]) column_sums(of.rows, out, delta, to.biases[l]);
-        if (to.weights[l]) multiply({out, of.rows, in, delta, 1, out, l ? h[l - 1] : x, nullptr, to.weights[l]}, threads);
         float* const below = l > lowest ? to.delta[l - 1] : l == 0 ? to.x : nullptr;
         if (!below) continue;
-        multiply({of.rows, out, in, delta, out, 1, of.weights[l], l ? h[l - 1] : nullptr, below}, threads);
+        multiply({of.rows, out, in, delta[l], out, 1, of.weights[l], l ? h[l - 1] : nullptr, below}, threads);
         if (scale && l == last)
             for (Size row = 0; row < of.rows; ++row)
                 for (Size c = 0; c < in; ++c) below[row * in + c] *= scale[row];
-        delta = below;
+        if (l > lowest) delta[l - 1] = below;
     }
+    for (int l = lowest; descends && l <= last; ++l) {
+        const Size out = of.widths[l + 1], in = of.widths[l];
+        if (!in_range(of.rows, largest(delta[l], of.rows * out), largest(l ? h[l - 1] : x, of.rows * in))) return false;
+    }
+    for (int l = last; l >= lowest; --l) {
+        const Size out = of.widths[l + 1], in = of.widths[l];
+        if (to.biases[l]) column_sums(of.rows, out, delta[l], to.biases[l], descends ? of.biases[l] : nullptr, rate);
+        if (to.weights[l])
+            multiply({out, of.rows, in, delta[l], 1, out, l ? h[l - 1] : x, nullptr, to.weights[l],
+                      descends ? of.weights[l] : nullptr, rate}, threads);
+    }
+    return true;
 }
 
 }  // namespace pcl::PCL_ISA
@@ -231,7 +269,7 @@ void mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>
 PCL_EVERY_ISA(void mlp_forward(const MlpLayers& of, const float* x, const std::vector<float*>& h, int threads);
               bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& blocks, const float* logits,
                                   float* losses, float* of_logits);
-              void mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>& h, const float* grad,
+              bool mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>& h, const float* grad,
                                 const float* scale, const MlpGradients& to, int lowest, int threads);)
 
 namespace pcl {
@@ -265,12 +303,13 @@ void register_mlp(pybind11::module_& m) {
     });
     // to: deltas, weights, biases
     m.def("mlp_backward", [](Size rows, const std::vector<Size>& widths, bool relu_last, Address x,
-                             const Addresses& weights, const Addresses& h, Address grad, Address scale,
-                             const std::array<Addresses, 3>& to, Address dx, int lowest, int threads) {
+                             const Addresses& weights, const Addresses& biases, const Addresses& h, Address grad,
+                             Address scale, const std::array<Addresses, 3>& to, Address dx, std::optional<float> rate, int lowest,
+                             int threads) {
         pybind11::gil_scoped_release release;
-        PCL_BEST(mlp_backward)
-        ({rows, widths, floats(weights), {}, relu_last}, floats(x), floats(h), floats(grad), floats(scale),
-         {floats(to[0]), floats(to[1]), floats(to[2]), floats(dx)}, lowest, threads);
+        return PCL_BEST(mlp_backward)({rows, widths, floats(weights), floats(biases), relu_last}, floats(x), floats(h), floats(grad),
+                                      floats(scale), {floats(to[0]), floats(to[1]), floats(to[2]), floats(dx), rate},
+                                      lowest, threads);
     });
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 namespace pcl {
@@ -19,11 +20,12 @@ struct MlpLayers {
     bool relu(int layer) const { return relu_last || layer < last(); }
 };
 
-// Where gradients go; what is not wanted is null.
+// Where gradients go, or with a rate parameters that have gone down along them; what is not wanted is null.
 struct MlpGradients {
     std::vector<float*> delta;  // of every layer with a ReLU d / d (W_l h_{l-1} + b_l), (rows, width of layer l)
     std::vector<float*> weights, biases;
     float* x;
+    std::optional<float> rate;
 };
 
 }  // namespace pcl

@@ -39,7 +39,15 @@ def buffers(root: nn.Module) -> list[Tensor]:
 
 def like(root: nn.Module) -> Tensor:
     """The first parameter, whose dtype and device new tensors take; an empty tensor where there is none."""
-    return next((p for m in modules(root) for p in m._parameters.values() if p is not None), torch.empty(0))
+    left: list[nn.Module | None] = [root]
+    while left:
+        module = left.pop()
+        if module is not None:
+            for p in module._parameters.values():
+                if p is not None:
+                    return p
+            left += reversed(module._modules.values())
+    return torch.empty(0)
 
 
 def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:

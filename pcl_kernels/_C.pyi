@@ -204,6 +204,15 @@ def firefly_linear(
     shape: list[int], operands: list[int], vectors: list[int], activation: int, y: int, z: int, threads: int, /
 ) -> None: ...
 def firefly_linear_usual(tensors: list[object], activation: int, refuse_grad: bool, threads: int, /) -> bool: ...
+def ghost_gramian(
+    blocks: list[int],
+    a: tuple[int, int, int, int],
+    delta: tuple[int, int, int, int],
+    bias: float,
+    gram: int,
+    threads: int,
+    /,
+) -> None: ...
 def mlp_forward(
     rows: int,
     widths: list[int],
@@ -224,15 +233,17 @@ def mlp_backward(
     relu_last: bool,
     x: int,
     weights: list[int],
+    biases: list[int],
     hidden: list[int],
     grad: int,
     scale: int,
     to: list[list[int]],
     dx: int,
+    rate: float | None,
     lowest: int,
     threads: int,
     /,
-) -> None: ...
+) -> bool: ...
 def firefly_score(
     sizes: tuple[int, int, int, bool, int, int],
     vectors: list[int],

@@ -14,13 +14,14 @@ from pcl_kernels.firefly_apply import firefly_apply
 from pcl_kernels.firefly_score import firefly_score
 from pcl_kernels.firefly_select import firefly_select
 from pcl_kernels.firefly_split import firefly_split, firefly_split_forward
+from pcl_kernels.ghost_gramian import ghost_gramian
 from pcl_kernels.gradvac import gradvac
 from pcl_kernels.gramian import GramianAccumulator, gramian
 from pcl_kernels.imtl_g import imtl_g
 from pcl_kernels.longhorn_scan import longhorn_scan, longhorn_step
 from pcl_kernels.maxdo import maxdo
 from pcl_kernels.memory_edit import channel_affine, channel_sums, sample_conv, sample_conv_transpose
-from pcl_kernels.mlp import MLPGradients, MLPLosses, mlp, mlp_backward, mlp_losses
+from pcl_kernels.mlp import MLPGradients, MLPLosses, mlp, mlp_backward, mlp_descend, mlp_losses
 from pcl_kernels.nash_mtl import nash_mtl
 from pcl_kernels.pcgrad import pcgrad, random_orders
 from pcl_kernels.semidefinite_solve import semidefinite_solve
@@ -46,6 +47,7 @@ __all__ = [
     "firefly_select",
     "firefly_split",
     "firefly_split_forward",
+    "ghost_gramian",
     "gradvac",
     "gramian",
     "imtl_g",
@@ -54,6 +56,7 @@ __all__ = [
     "maxdo",
     "mlp",
     "mlp_backward",
+    "mlp_descend",
     "mlp_losses",
     "nash_mtl",
     "pcgrad",

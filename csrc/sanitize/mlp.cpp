@@ -12,7 +12,7 @@
 PCL_EVERY_ISA(void mlp_forward(const MlpLayers& of, const float* x, const std::vector<float*>& h, int threads);
               bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& blocks, const float* logits,
                                   float* losses, float* of_logits);
-              void mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>& h, const float* grad,
+              bool mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>& h, const float* grad,
                                 const float* scale, const MlpGradients& to, int lowest, int threads);)
 
 namespace {

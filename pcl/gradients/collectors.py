@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from pcl.gradients.result import Gradient, TaskGradients, weights_for
+from pcl.gradients.result import Gradient
 from pcl.gradients.rows import Rows
 from pcl.gradients.rules.linear import LINEAR
 from pcl.gradients.splitting import ghost_gramian, ghost_is_cheaper, split, weighted
@@ -98,21 +98,3 @@ class Store:
             return channels  # such a weight has no parts
         room = parameter.nbytes if use.rule is LINEAR else max(parameter.nbytes, use.a.nbytes)
         return max(1, min(channels, room * channels // (self.tasks * parameter.nbytes)))
-
-
-class CollectedGradients(TaskGradients):
-    """Task gradients that lie in a :class:`Store`."""
-
-    _store: Store
-
-    def gramian(self) -> Tensor:
-        """As :meth:`TaskGradients.gramian`."""
-        return self._store.gramian()
-
-    def combine(self, weights: Tensor | Sequence[float]) -> Gradient:
-        """As :meth:`TaskGradients.combine`."""
-        return self._store.combine(weights_for(self.losses, weights), self.shared)
-
-    def each(self) -> list[Gradient]:
-        """As :meth:`TaskGradients.each`."""
-        return self._store.each(self.shared)

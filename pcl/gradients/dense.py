@@ -6,20 +6,22 @@ of tens of samples.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pcl.gradients.collectors import CollectedGradients, Store
-from pcl.gradients.result import Gradient
+from pcl.gradients.collectors import Store
+from pcl.gradients.result import Gradient, TaskGradients, weights_for
 from pcl.gradients.rows import Rows
 from pcl.gradients.rules.linear import LINEAR
 from pcl.gradients.rules.rule import block_sums
+from pcl.gradients.splitting import costs
 from pcl.gradients.tape import Use
 from pcl.gradients.workspace import Workspace
-from pcl_kernels import MLPGradients, mlp_backward, mlp_losses
+from pcl_kernels import MLPGradients, ghost_gramian, mlp_backward, mlp_descend, mlp_losses
 
 Slopes = Callable[[Tensor, Tensor], "tuple[Tensor, Tensor] | None"]
 
@@ -46,39 +48,47 @@ class DensePass:
 
     Args:
         model: whose parameters are meant.
-        inputs: for each of the k tasks ``(n_i, ...)``.
-        column: of the class of every row of all tasks ``(n,)``, int64.
+        x: the rows of the k tasks, one task after the other, ``(n, ...)``.
+        column: of the class of every row, ``(n,)`` int64.
+        sizes: rows of every task.
+        tasks: their names.
 
     Attributes:
         losses: ``(k,)``.
         logits: ``(n, columns)``.
     """
 
-    def __init__(self, model: DenseModel, inputs: Mapping[str, Tensor], column: Tensor) -> None:
-        self.model, self.tasks = model, tuple(inputs)
-        self.rows = Rows(tuple(range(len(inputs))), tuple([len(x) for x in inputs.values()]))
-        self._x = torch.cat(list(inputs.values())).flatten(1)
+    def __init__(
+        self, model: DenseModel, x: Tensor, column: Tensor, sizes: Sequence[int], tasks: Sequence[str] = ()
+    ) -> None:
+        self.model, self.tasks = model, tuple(tasks)
+        self.rows = Rows(tuple(range(len(sizes))), tuple(sizes))
+        self._x = x.flatten(1)
         heads = model.heads
-        biases: list[Tensor] = [layer.bias for layer in model.layers]
-        with torch.no_grad():
-            head = heads[0].weight if len(heads) == 1 else torch.cat([head.weight for head in heads])
-            biases.append(heads[0].bias if len(heads) == 1 else torch.cat([head.bias for head in heads]))
-        self._weights: list[Tensor] = [*[layer.weight for layer in model.layers], head]
+        together = (heads[0].weight, heads[0].bias) if len(heads) == 1 else _side_by_side(heads)
+        self._weights: list[Tensor] = [*[layer.weight for layer in model.layers], together[0]]
+        self._biases: list[Tensor] = [*[layer.bias for layer in model.layers], together[1]]
         self._column = column
-        self._found = mlp_losses(self._x, self._weights, biases, column, self.rows.sizes)
+        self._found = mlp_losses(self._x, self._weights, self._biases, column, self.rows.sizes)
         self.losses, self.logits = self._found.losses, self._found.logits
 
     @staticmethod
     def of(model: Classifier, inputs: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> "DensePass | None":
         """The pass over inputs with these class numbers ``(n_i,)``, where the model is such a one and the rows are
         float32 on the CPU; else None."""
-        dense = model.dense()
-        if dense is None or torch.is_autocast_enabled("cpu"):
+        dense, sizes = model.dense(), [x.shape[0] for x in inputs.values()]
+        if dense is None or not all(map(_suits, inputs.values())):
             return None
-        for x in inputs.values():
-            if type(x) is not Tensor or x.dtype != torch.float32 or not x.is_cpu or len(x) == 0:
-                return None
-        return DensePass(dense, inputs, model.column_of(torch.cat(list(labels.values())), next(iter(labels))))
+        column = model.column_of(torch.cat(list(labels.values())), next(iter(labels)))
+        return DensePass(dense, torch.cat(list(inputs.values())), column, sizes, tuple(inputs))
+
+    @staticmethod
+    def of_samples(model: Classifier, x: Tensor, y: Tensor, task: str) -> "DensePass | None":
+        """The same with every sample for itself: x ``(n, ...)`` with class numbers ``(n,)``."""
+        dense = model.dense()
+        if dense is None or not _suits(x):
+            return None
+        return DensePass(dense, x, model.column_of(y, task), [1] * x.shape[0])
 
     def replay(self, task: str, count: int, factor: float, others: Slopes) -> None:
         """Take for the loss of a task factor times the mean cross-entropy of its first ``count`` rows, and the mean of
@@ -121,19 +131,73 @@ class DensePass:
             wanted: ids of the parameters whose gradient is to be found.
             weighted_heads: whether those of the heads follow this sum too, or the sum of all losses.
         """
-        layers, of_logits, scale = self.model.layers, self._found.of_logits, None
-        if weights is not None:
-            repeats = torch.tensor(self.rows.sizes)
-            scale = weights.to(of_logits.dtype).repeat_interleave(repeats, output_size=self.rows.count)
-            if weighted_heads:
-                of_logits, scale = of_logits * scale[:, None], None
+        layers = self.model.layers
+        of_logits, scale = self._weighted(weights, weighted_heads)
         heads = [any(id(p) in wanted for head in self.model.heads for p in head.parameters())]
         needs = [id(layer.weight) in wanted for layer in layers] + heads
         needs += [id(layer.bias) in wanted for layer in layers] + heads
         return mlp_backward(self._x, self._weights, self._found.hidden, of_logits, scale=scale, wanted=needs)
 
+    def of_inputs(self) -> Tensor:
+        """The derivative of the sum of all losses with respect to the rows, in their shape after flattening."""
+        wanted = [False] * (2 * len(self._weights))
+        known = self._x, self._weights, self._found.hidden, self._found.of_logits
+        found = mlp_backward(*known, wanted=wanted, of_x=True).x
+        assert found is not None
+        return found
+
+    def descend(self, weights: Tensor, lr: float, *, weighted_heads: bool) -> bool:
+        """Let all parameters go down by lr times the gradient that :meth:`backward` finds, without keeping it; see
+        :func:`pcl_kernels.mlp_descend`. Gradients that parameters still have, of an earlier step, are let go.
+
+        Returns:
+            Whether it was made. Not where a gradient is not finite, or a parameter is frozen; nothing has changed then.
+        """
+        layers, heads = self.model.layers, self.model.heads
+        parameters = [p for layer in (*layers, *heads) for p in (layer.weight, layer.bias) if p is not None]
+        of_logits, scale = self._weighted(weights, weighted_heads)
+        known = self._x, self._weights, self._biases, self._found.hidden, of_logits
+        if not all(p.requires_grad for p in parameters) or not mlp_descend(*known, lr=lr, scale=scale):
+            return False
+        if len(heads) > 1:
+            sizes = [len(head.weight) for head in heads]
+            parts = zip(heads, self._weights[-1].split(sizes), self._biases[-1].split(sizes), strict=True)
+            with torch.no_grad():
+                for head, weight, bias in parts:
+                    head.weight.copy_(weight)
+                    head.bias.copy_(bias)
+        for p in parameters:
+            p.grad = None
+        return True
+
+    def reached(self, weights: Tensor, lr: float) -> dict[int, Tensor | None] | None:
+        """Where all parameters would stand after :meth:`descend`, by their ids; None where a gradient is not finite."""
+        of_logits, scale = self._weighted(weights, True)
+        at = [*self._weights, *self._biases]
+        out: list[Tensor | None] = [None if p is None else torch.empty_like(p, requires_grad=False) for p in at]
+        known = self._x, self._weights, self._biases, self._found.hidden, of_logits
+        if not mlp_descend(*known, lr=lr, scale=scale, out=out):
+            return None
+        layers = len(self._weights)
+        return self.by_parameter(MLPGradients([], out[:layers], out[layers:]))
+
+    def kept(self) -> "DensePass":
+        """The same, which stays at the parameters' present values where others are put in their places."""
+        self._weights, self._biases = ([p.detach() for p in part] for part in (self._weights, self._biases))
+        return self
+
+    def _weighted(self, weights: Tensor | None, weighted_heads: bool) -> tuple[Tensor, Tensor | None]:
+        """The losses' derivatives with respect to the logits, and what scales those below, as
+        :func:`pcl_kernels.mlp_backward` has them."""
+        of_logits = self._found.of_logits
+        if weights is None or set(weights.tolist()) == {1.0}:
+            return of_logits, None
+        repeats = torch.tensor(self.rows.sizes)
+        scale = weights.to(of_logits.dtype).repeat_interleave(repeats, output_size=self.rows.count)
+        return (of_logits * scale[:, None], None) if weighted_heads else (of_logits, scale)
+
     def by_parameter(self, found: MLPGradients) -> dict[int, Tensor | None]:
-        """The gradients by the ids of their parameters."""
+        """The gradients, or what else there is of weights and biases, by the ids of their parameters."""
         *weights, of_heads = found.weights
         *biases, of_biases = found.biases
         by_id: dict[int, Tensor | None] = {}
@@ -158,6 +222,16 @@ class DensePass:
             yield Use(layer, LINEAR, a, delta, self.rows)
 
 
+def _suits(x: Tensor) -> bool:
+    as_read = type(x) is Tensor and x.dtype == torch.float32 and x.is_cpu and x.shape[0] > 0
+    return as_read and not torch.is_autocast_enabled("cpu")
+
+
+@torch.no_grad()
+def _side_by_side(heads: Sequence[nn.Linear]) -> tuple[Tensor, Tensor]:
+    return torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
+
+
 class DenseLoss:
     """What :class:`~pcl.gradients.summed.SummedLoss` finds, of a :class:`DensePass`; attributes and use as there."""
 
@@ -168,32 +242,69 @@ class DenseLoss:
 
     def combine(self, weights: Tensor) -> Gradient:
         """As :meth:`pcl.gradients.summed.SummedLoss.combine`."""
-        alike = set(weights.tolist()) == {1.0}
-        found = self._run.by_parameter(
-            self._run.backward(
-                None if alike else weights,
-                wanted={id(p) for p in (*self._shared, *self._others)},
-                weighted_heads=not self._others,
-            )
-        )
+        wanted = {id(p) for p in (*self._shared, *self._others)}
+        found = self._run.by_parameter(self._run.backward(weights, wanted=wanted, weighted_heads=not self._others))
         self.own = [found.get(id(p)) for p in self._others]
         return [found.get(id(p)) for p in self._shared]
 
+    def descend(self, weights: Tensor, lr: float) -> bool:
+        """In place of :meth:`combine` and an update by gradient descent, whose bits it has: all parameters of the model
+        go down along their gradients, which are not kept. See :meth:`DensePass.descend`."""
+        return self._run.descend(weights, lr, weighted_heads=not self._others)
 
-class DenseGradients(CollectedGradients):
-    """The gradients of every task, of a :class:`DensePass`."""
 
-    @torch.no_grad()
+class DenseGradients(TaskGradients):
+    """The gradients of every task, of a :class:`DensePass`. None of them is formed where their Gramian and their
+    combination cost less without; use as :class:`DenseLoss`."""
+
     def __init__(self, run: DensePass, shared: Sequence[Tensor], own: Sequence[Tensor], workspace: Workspace) -> None:
         self.tasks, self.losses, self.shared = run.tasks, run.losses, list(shared)
-        self._store = Store(len(self.tasks), workspace, run.losses.device)
-        wanted = {id(p) for p in shared}
+        self._run, self._workspace, self._wanted = run, workspace, {id(p) for p in shared}
         found = run.backward(None, wanted={id(p) for p in own}, weighted_heads=False)
         of_own = run.by_parameter(found)
         self.own = [of_own.get(id(p)) for p in own]
-        for use in run.uses(found.deltas):
+        self._uses = [
+            use for use in run.uses(found.deltas) if self._wants(use.layer.weight) or self._wants(use.layer.bias)
+        ]
+        whole = 2 * len(self._uses) == len(self.shared)  # weight and bias of every layer
+        ghost, stored = map(sum, zip(*[costs(use, len(self.tasks)) for use in self._uses], strict=True))
+        self._formless = whole and ghost < stored
+
+    def gramian(self) -> Tensor:
+        """As :meth:`TaskGradients.gramian`."""
+        if not self._formless:
+            return self._stored.gramian()
+        sizes = self._run.rows.sizes
+        first, *others = [ghost_gramian(use.a, use.delta, sizes, bias=True) for use in self._uses]
+        return sum(others, start=first)
+
+    def combine(self, weights: Tensor | Sequence[float]) -> Gradient:
+        """As :meth:`TaskGradients.combine`."""
+        weights = weights_for(self.losses, weights)
+        if not self._formless:
+            return self._stored.combine(weights, self.shared)
+        found = self._run.by_parameter(self._run.backward(weights, wanted=self._wanted, weighted_heads=not self.own))
+        return [found.get(id(p)) for p in self.shared]
+
+    def descend(self, weights: Tensor, lr: float) -> bool:
+        """As :meth:`DenseLoss.descend`; not where gradients are stored."""
+        return self._formless and self._run.descend(weights, lr, weighted_heads=not self.own)
+
+    def each(self) -> list[Gradient]:
+        """As :meth:`TaskGradients.each`."""
+        return self._stored.each(self.shared)
+
+    @cached_property
+    @torch.no_grad()
+    def _stored(self) -> Store:
+        store, rows = Store(len(self.tasks), self._workspace, self.losses.device), self._run.rows
+        for use in self._uses:
             weight, bias = use.layer.weight, use.layer.bias
-            if isinstance(bias, Tensor) and id(bias) in wanted:
-                self._store.small(bias, run.rows, block_sums(use.delta[:, None], run.rows))
-            if isinstance(weight, Tensor) and id(weight) in wanted:
-                self._store.weight(weight, [use])
+            if isinstance(bias, Tensor) and self._wants(bias):
+                store.small(bias, rows, block_sums(use.delta[:, None], rows))
+            if isinstance(weight, Tensor) and self._wants(weight):
+                store.weight(weight, [use])
+        return store
+
+    def _wants(self, parameter: object) -> bool:
+        return id(parameter) in self._wanted

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from pcl.gradients.collectors import CollectedGradients, Store
+from pcl.gradients.collectors import Store
 from pcl.gradients.loop import add_to
-from pcl.gradients.result import Gradient
+from pcl.gradients.result import Gradient, TaskGradients, weights_for
 from pcl.gradients.rows import Rows
 from pcl.gradients.tape import Collector, Tape, Uncovered
 from pcl.gradients.workspace import Workspace
@@ -74,7 +74,7 @@ class OnePass:
         return own
 
 
-class OnePassGradients(CollectedGradients):
+class OnePassGradients(TaskGradients):
     """The result of both strategies; "lowmem" without a workspace."""
 
     def __init__(
@@ -83,3 +83,15 @@ class OnePassGradients(CollectedGradients):
         self.tasks, self.losses = tuple(tasks), run.losses
         self.shared, self._store = list(shared), Store(len(tasks), workspace, run.losses.device)
         self.own = run.backward(self._store)
+
+    def gramian(self) -> Tensor:
+        """As :meth:`TaskGradients.gramian`."""
+        return self._store.gramian()
+
+    def combine(self, weights: Tensor | Sequence[float]) -> Gradient:
+        """As :meth:`TaskGradients.combine`."""
+        return self._store.combine(weights_for(self.losses, weights), self.shared)
+
+    def each(self) -> list[Gradient]:
+        """As :meth:`TaskGradients.each`."""
+        return self._store.each(self.shared)

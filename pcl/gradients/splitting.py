@@ -16,6 +16,7 @@ from torch import Tensor
 from pcl.gradients.rules.linear import LINEAR
 from pcl.gradients.rules.rule import ALL
 from pcl.gradients.tape import Use
+from pcl_kernels import ghost_gramian as kernel
 
 
 def split(
@@ -64,29 +65,29 @@ def _add_products(use: Use, found: list[Tensor | None], buffer: Tensor, channels
 
 
 def ghost_is_cheaper(uses: Sequence[Use], tasks: int) -> bool:
-    """Whether ghost products cost less than forming, multiplying and combining k gradients.
-
-    Counted in float64 multiplications of the Gramian kernel: n^2 (in + out) / 2 + 8 n^2 for n rows, as matrix products
-    run twice as fast as the kernel and 8 pay for passes over ``(n, n)``; k in out ((k + 1) / 2 + 4) for stored
-    gradients, where 4 pay for their way through memory.
-    """
+    """Whether ghost products of a weight cost less than forming, multiplying and combining k gradients."""
     (use, *others) = uses
     if others or use.rule is not LINEAR or len(use.rows.tasks) != tasks:
         return False
+    ghost, stored = costs(use, tasks)
+    return ghost < stored
+
+
+def costs(use: Use, tasks: int) -> tuple[float, float]:
+    """Of ghost products, and of k gradients of a Linear layer.
+
+    Counted in float64 multiplications: n^2 (in + out) / 2 + 8 n^2 for n rows, where 8 pay for passes over ``(n, n)``;
+    k in out ((k + 1) / 2 + 4) for stored gradients, where 4 pay for their way through memory.
+    """
     width_in, width_out = use.a.shape[-1], use.delta.shape[-1]
     rows = use.a.numel() // width_in
-    ghost = rows * rows * ((width_in + width_out) / 2 + 8)
-    return ghost < tasks * width_in * width_out * ((tasks + 1) / 2 + 4)
+    return rows * rows * ((width_in + width_out) / 2 + 8), tasks * width_in * width_out * ((tasks + 1) / 2 + 4)
 
 
 def ghost_gramian(use: Use) -> Tensor:
-    """The layer's part of the Gramian ``(k, k)`` float64 by ghost products."""
-    a, delta = (t.reshape(-1, t.shape[-1]).double() for t in (use.a, use.delta))
-    products = (a @ a.T).mul_(delta @ delta.T)  # (rows, rows)
-    sizes = use.rows.times(len(a) // use.rows.count).sizes
-    halfway = torch.stack([block.sum(dim=0) for block in products.split(sizes)])  # (k, rows)
-    gram = torch.stack([block.sum(dim=1) for block in halfway.split(sizes, dim=1)], dim=1)
-    return (gram + gram.T) / 2  # symmetric to the bit
+    """The weight's part of the Gramian ``(k, k)`` float64 by :func:`pcl_kernels.ghost_gramian`."""
+    a, delta = (t.reshape(-1, t.shape[-1]) for t in (use.a, use.delta))
+    return kernel(a, delta, use.rows.times(len(a) // use.rows.count).sizes)
 
 
 def weighted(use: Use, weights: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pcl.gradients.sample_distance import Losses
 from pcl.memory.edit import Stateless, Steps
 from pcl.memory.incoming import moved
+from pcl.memory.stored_losses import StoredLosses
 from pcl.models.modes import at_rest, evaluation_mode
 
 _ALL = slice(None)
@@ -81,19 +82,27 @@ class GMEDEdit(Stateless):
             ahead = direction
             if self._lookahead == "memory":
                 ahead = torch.autograd.grad(losses(x.detach(), _ALL).mean(), list(shared), allow_unused=True)
-            with at_rest(model):
-                return self._steps.descend(x, lambda x: self._gradient(losses, x, shared, ahead))
+            return self._steps.descend(x, lambda x: self._gradient(model, losses, x, shared, ahead))
 
     def _gradient(
-        self, losses: Losses, x: Tensor, shared: Sequence[nn.Parameter], ahead: Sequence[Tensor | None]
+        self,
+        model: nn.Module,
+        losses: Losses,
+        x: Tensor,
+        shared: Sequence[nn.Parameter],
+        ahead: Sequence[Tensor | None],
     ) -> Tensor:
         """Of what is to become small: (1 + beta) l(x; theta) - l(x; theta')."""
-        now = self._slope(losses, x)
+        now = self._slope(model, losses, x)
         with moved(shared, ahead, self._lr):
-            later = self._slope(losses, x)
+            later = self._slope(model, losses, x)
         return (1 + self._beta) * now - later
 
-    def _slope(self, losses: Losses, x: Tensor) -> Tensor:
-        x = x.detach().requires_grad_()
-        found = losses(x, _ALL)
-        return torch.autograd.grad(found.mean() if self._mean_loss else found.sum(), x)[0]
+    def _slope(self, model: nn.Module, losses: Losses, x: Tensor) -> Tensor:
+        slopes = losses.slopes(x) if isinstance(losses, StoredLosses) else None
+        if slopes is not None:
+            return slopes / len(x) if self._mean_loss else slopes
+        with at_rest(model):
+            x = x.detach().requires_grad_()
+            found = losses(x, _ALL)
+            return torch.autograd.grad(found.mean() if self._mean_loss else found.sum(), x)[0]

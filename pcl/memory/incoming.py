@@ -1,8 +1,9 @@
 """What a step has in hand before it: the batches that have come, and the step that they alone would make."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +16,41 @@ from pcl.parts import trainable
 from pcl.streams.stream import Batch
 
 
-class Course(tuple[Tensor | None, ...]):
-    """u of a step ahead; where it leads is found once for all who look there before the step is made."""
+class Course(Sequence[Tensor | None]):
+    """u of a step ahead, one tensor per parameter; where it leads is found once for all who look there before the step
+    is made.
+
+    Args:
+        find: finds u when somebody looks at it.
+        shortcut: finds theta - lr * u by the ids of parameters without u, given lr; None where it cannot.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[], Sequence[Tensor | None]],
+        shortcut: Callable[[float], Mapping[int, Tensor | None] | None] | None = None,
+    ) -> None:
+        self._find, self._shortcut = find, shortcut
+        self._reached: dict[float, list[Tensor | None]] = {}
+
+    @cached_property
+    def _along(self) -> Sequence[Tensor | None]:
+        return self._find()
+
+    def __len__(self) -> int:
+        return len(self._along)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._along[index]
 
     def reached(self, parameters: Sequence[nn.Parameter], lr: float) -> list[Tensor | None]:
         """theta - lr * u for every parameter theta that u concerns."""
-        found: dict[float, list[Tensor | None]] = self.__dict__.setdefault("found", {})
-        if lr not in found:
-            found[lr] = _reached(parameters, self, lr)
-        return found[lr]
+        if lr not in self._reached:
+            found = None if self._shortcut is None else self._shortcut(lr)
+            self._reached[lr] = (
+                _reached(parameters, self, lr) if found is None else [found.get(id(p)) for p in parameters]
+            )
+        return self._reached[lr]
 
 
 def _reached(parameters: Sequence[nn.Parameter], along: Sequence[Tensor | None], lr: float) -> list[Tensor | None]:
@@ -58,8 +85,8 @@ class Incoming:
         """
         dense = self._dense()
         if dense is not None:
-            count = len(dense.tasks)
-            return Course(DenseLoss(dense, self.parameters, []).combine(torch.full((count,), 1 / count)))
+            run, even = dense.kept(), torch.full((len(dense.tasks),), 1 / len(dense.tasks))
+            return Course(lambda: DenseLoss(run, self.parameters, []).combine(even), partial(run.reached, even))
         total: list[Tensor | None] = [None] * len(self.parameters)
         with evaluation_mode(self.model):
             for task, batches in self.batches.items():
@@ -69,7 +96,7 @@ class Incoming:
                     loss = self.model.feature_losses(features, y, task).sum() / samples
                     found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
                     total = [b if a is None else a if b is None else a + b for a, b in zip(total, found, strict=True)]
-        return Course(total)
+        return Course(lambda: total)
 
     def _dense(self) -> DensePass | None:
         """All tasks in one pass without a graph, where the model allows it."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from pcl.devices import to_device
 from pcl.memory.base import Memory, MemoryBatch, Table, distinct
 from pcl.memory.incoming import Incoming, moved
+from pcl.memory.stored_losses import StoredLosses
 from pcl.models.modes import evaluation_mode
 
 
@@ -78,11 +79,11 @@ class MIR:
 
     def rise(self, drawn: MemoryBatch, incoming: Incoming) -> Tensor:
         """l(x; theta') - l(x; theta) of every sample, ``(B,)``."""
-        model, parameters, gradient = incoming.model, incoming.parameters, incoming.gradient
-        with evaluation_mode(model), torch.no_grad():
-            now = model.mixed_losses(drawn.x, drawn.y, drawn.task, drawn.names)
-            with moved(parameters, gradient, self.lr):
-                return model.mixed_losses(drawn.x, drawn.y, drawn.task, drawn.names) - now
+        losses = StoredLosses(incoming.model, drawn)
+        with evaluation_mode(incoming.model):
+            now = losses.values()
+            with moved(incoming.parameters, incoming.gradient, self.lr):
+                return losses.values() - now
 
     def settings(self) -> dict[str, Any]:
         """See :class:`Retrieval`."""

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from pcl.gradients.dense import DenseLoss
+from pcl.gradients.dense import DenseGradients, DenseLoss
 from pcl.gradients.grouped import GroupedGradients
 from pcl.gradients.result import Gradient, TaskGradients
 from pcl.gradients.summed import SummedLoss
@@ -16,7 +16,8 @@ def direction(
     found: TaskGradients | SummedLoss | DenseLoss | GroupedGradients,
     gram: Tensor | None,
     guard: Guard,
-) -> tuple[Gradient, Tensor]:
+    rate: float | None = None,
+) -> tuple[Gradient | None, Tensor]:
     """d for the shared parameters, and how much of each task is in it, ``(k,)``.
 
     Args:
@@ -25,6 +26,8 @@ def direction(
             is needed.
         gram: the Gramian of the task gradients, or None.
         guard: looks at that of groups.
+        rate: the update goes down d by this learning rate and does nothing else. Gradients that can do it while they
+            are found do it here and now; d is None then.
 
     Raises:
         ValueError: for another number of weights than of gradients.
@@ -44,4 +47,8 @@ def direction(
     # mypy does not see that it is no GradientWeighting; the Gramian is None where it needs none
     weights = weighting(gram, found.losses, found.tasks)  # type: ignore[operator, arg-type]
     check_weight_shape(weights, found.tasks)
+    if rate is not None and isinstance(found, (DenseLoss, DenseGradients)):
+        guard.check_update(found.tasks, None, found.losses, gram, weights, [])
+        if found.descend(weights, rate):
+            return None, weights
     return found.combine(weights), weights

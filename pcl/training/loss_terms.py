@@ -49,6 +49,7 @@ class LossTerms:
         self.of_logits_alone = all(getattr(term, "of_logits", False) for term in self._of_samples)
         self._looking_ahead = [term for term in terms if isinstance(term, LooksAhead)]
         self._following = [term for term in terms if isinstance(term, FollowsPath)]
+        self.of_losses_alone = not (self._penalties or self._looking_ahead or self._following)
         self._names: dict[nn.Parameter, str] = {}
         replaying = [term for term in self._of_samples if isinstance(term, Replays)]
         if len(replaying) > 1:

@@ -12,6 +12,7 @@ from pcl.memory.base import MemoryBatch
 from pcl.memory.before_update import BeforeUpdate
 from pcl.memory.edit import Edit
 from pcl.memory.incoming import Incoming
+from pcl.memory.stored_losses import StoredLosses
 from pcl.models.continual import ContinualModel
 from pcl.models.modes import evaluation_mode
 from pcl.streams.stream import Batch
@@ -104,7 +105,5 @@ def _edit(
     shared: Sequence[nn.Parameter],
     direction: Sequence[Tensor | None],
 ) -> Edited:
-    def losses(x: Tensor, rows: slice | Tensor) -> Tensor:
-        return trainer.model.mixed_losses(x, batch.y[rows], batch.task[rows], batch.names)
-
+    losses = StoredLosses(trainer.model, batch)
     return Edited(batch.index, batch.x, edit(trainer.model, losses, batch.x, shared, direction))

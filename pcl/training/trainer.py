@@ -42,7 +42,7 @@ from pcl.training.state import restore_trainer, trainer_state
 from pcl.training.step_data import MemoryTasks, StepData
 from pcl.training.step_result import Descent, StepResult
 from pcl.training.turnover import next_batches
-from pcl.training.update import update
+from pcl.training.update import plain_rate, update
 from pcl.weighting.base import GradientWeighting, Weighting, sees_groups, steers
 from pcl.weighting.fixed import Mean
 
@@ -292,8 +292,12 @@ class Trainer:
             logits = losses.logits() if self.memory is not None and self.memory.keep_logits else None
         gram = found.gramian() if apart and isinstance(found, TaskGradients) else None  # <g_i, g_j>
         self._guard.check_gradients(found.tasks, found.losses, gram)
-        d, weights = direction(self.weighting, found, gram, self._guard)  # d = sum_i lambda_i g_i, and lambda
-        parameters, of_data = [*shared, *others], [*d, *found.own]
+        parameters = [*shared, *others]
+        rate = plain_rate(self.optimizer, parameters) if self._only_descends() else None
+        d, weights = direction(self.weighting, found, gram, self._guard, rate)  # d = sum_i lambda_i g_i, and lambda
+        if d is None:  # and theta <- theta - gamma d in one go
+            return Descent(found.losses, gram, weights, [], None, logits)
+        of_data = [*d, *found.own]
         gradient = self.loss_terms.penalised(parameters, of_data)
         if self.clip is not None:
             gradient = clipped(gradient, self.clip)
@@ -359,7 +363,13 @@ class Trainer:
         """The batches, and stored samples beside them; what an edit that acts before the update has made."""
         found = recall(self, batches)
         data = StepData(batches, found.recalled, self.memory_batch, drawn=found.drawn)
-        return replace(data, faults=fault_table(faults, data.tasks)), found.edited
+        table = fault_table(faults, data.tasks)
+        return data if table is None else replace(data, faults=table), found.edited
+
+    def _only_descends(self) -> bool:
+        """Whether d serves for the update alone, which goes along it as it is."""
+        unused = self.edit is None or isinstance(self.edit, BeforeUpdate)
+        return unused and self.clip is None and self._guard.bad is None and self.loss_terms.of_losses_alone
 
     def _parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """(those on which tasks may conflict, the others); frozen ones are in neither."""

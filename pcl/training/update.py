@@ -57,6 +57,16 @@ def _is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
     )
 
 
+def plain_rate(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> float | None:
+    """The learning rate, where :func:`update` is p <- p - lr * grad for these parameters and no other; else None."""
+    if not _is_plain_sgd(optimizer):
+        return None
+    rates = {group["lr"] for group in optimizer.param_groups}
+    known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    rate = rates.pop()
+    return rate if not rates and isinstance(rate, float) and known == {id(p) for p in parameters} else None
+
+
 @torch.no_grad()
 def _descend(optimizer: torch.optim.Optimizer) -> None:
     """What torch.optim.SGD does, to the bit, without the hooks and profiling of ``Optimizer.step``."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from pcl_kernels import _C
 from pcl_kernels._registry import define, unobserved, untransformed
@@ -26,11 +27,13 @@ class MLPGradients(NamedTuple):
         deltas: df/d(W_l h_{l-1} + b_l) ``(B, n_l)`` for l = 1 ... L-1.
         weights: df/dW_l, the sum over rows of delta_l h_{l-1}ᵀ, for l = 1 ... L; None where not wanted.
         biases: df/db_l, the sum over rows of delta_l; None where not wanted.
+        x: df/dx ``(B, n_0)``; None where not wanted.
     """
 
     deltas: list[Tensor]
     weights: list[Tensor | None]
     biases: list[Tensor | None]
+    x: Tensor | None = None
 
 
 def suits(x: Tensor, *others: Tensor | None) -> bool:
@@ -53,16 +56,17 @@ def suits(x: Tensor, *others: Tensor | None) -> bool:
 
 def forward(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], relu_last: bool) -> list[Tensor]:
     """h_1 ... h_L; without `relu_last` there is no ReLU behind the last."""
-    if not unobserved():
+    if unobserved():
+        return _forward_cpu(x, weights, biases, relu_last)
+    with torch.no_grad():
         return _forward_op(x, weights, biases, relu_last)  # type: ignore[no-any-return]
-    return _forward_cpu(x, weights, biases, relu_last)
 
 
 def _forward_cpu(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], relu_last: bool
 ) -> list[Tensor]:
     x = x.contiguous()
-    rows, widths = len(x), [x.shape[1], *[len(w) for w in weights]]
+    rows, widths = _shape(x, weights)
     hidden = _forward_fake(x, weights)
     of_layers = _addresses(weights), _addresses(biases), _addresses(hidden)
     _C.mlp_forward(rows, widths, relu_last, x.data_ptr(), *of_layers, _threads(rows, widths))
@@ -70,13 +74,16 @@ def _forward_cpu(
 
 
 def _forward_fake(x: Tensor, weights: Sequence[Tensor], *_: Any) -> list[Tensor]:
-    return [x.new_empty(len(x), len(w)) for w in weights]
+    rows = x.shape[0]
+    return [x.new_empty(rows, w.shape[0]) for w in weights]
 
 
 def softmax_losses(logits: Tensor, target: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The losses of the blocks and their gradient; no losses where a target is no column."""
-    losses, of_logits = (_softmax_cpu if unobserved() else _softmax_op)(logits, target, list(sizes))
-    return losses, of_logits
+    if unobserved():
+        return _softmax_cpu(logits, target, list(sizes))
+    with torch.no_grad():
+        return _softmax_op(logits, target, list(sizes))  # type: ignore[no-any-return]
 
 
 def _softmax_cpu(logits: Tensor, target: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
@@ -100,14 +107,17 @@ def backward(
     wanted: Sequence[bool],
     lowest: int,
     of_x: bool = False,
-) -> tuple[MLPGradients, Tensor | None]:
-    """As :func:`mlp_backward`, and df/dx; below the layer ``lowest`` nothing is found. With h_L in ``hidden`` there is
+) -> MLPGradients:
+    """As :func:`mlp_backward`; below the layer ``lowest`` nothing is found. With h_L in ``hidden`` there is
     a ReLU behind the last layer, and ``grad`` is df/dh_L."""
-    run = _backward_cpu if unobserved() else _backward_op
-    flat = run(x, weights, hidden, grad, scale, list(wanted), lowest, of_x)
+    if unobserved():
+        flat = _backward_cpu(x, weights, hidden, grad, scale, list(wanted), lowest, of_x)
+    else:
+        with torch.no_grad():
+            flat = _backward_op(x, weights, hidden, grad, scale, list(wanted), lowest, of_x)
     deltas, rest, layers = flat[: len(hidden)], iter(flat[len(hidden) :]), len(weights)
     found = [next(rest) if n else None for n in (*wanted, of_x)]
-    return MLPGradients(deltas, found[:layers], found[layers:-1]), found[-1]
+    return MLPGradients(deltas, found[:layers], found[layers:-1], found[-1])
 
 
 def _backward_cpu(
@@ -122,7 +132,7 @@ def _backward_cpu(
 ) -> list[Tensor]:
     """All that `backward` finds, without what is not wanted."""
     x, grad, scale = x.contiguous(), grad.contiguous(), None if scale is None else scale.contiguous()
-    rows, widths = len(x), [x.shape[1], *[len(w) for w in weights]]
+    rows, widths = _shape(x, weights)
     flat = _backward_fake(x, weights, hidden, grad, scale, wanted, lowest, of_x)
     deltas, rest, layers = _addresses(flat[: len(hidden)]), iter(flat[len(hidden) :]), len(weights)
     *of_layers, dx = [next(rest).data_ptr() if n else 0 for n in (*wanted, of_x)]
@@ -132,11 +142,13 @@ def _backward_cpu(
         len(hidden) == layers,
         x.data_ptr(),
         _addresses(weights),
+        [],
         _addresses(hidden),
         grad.data_ptr(),
         0 if scale is None else scale.data_ptr(),
         [deltas, of_layers[:layers], of_layers[layers:]],
         dx,
+        None,
         lowest,
         _threads(rows, widths),
     )
@@ -150,8 +162,46 @@ def _backward_fake(x: Tensor, weights: Sequence[Tensor], hidden: Sequence[Tensor
     return [*map(torch.empty_like, hidden), *of_weights, *of_biases, *([torch.empty_like(x)] if of_x else [])]
 
 
+def descend(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    hidden: Sequence[Tensor],
+    grad: Tensor,
+    scale: Tensor | None,
+    lr: float,
+    out: Sequence[Tensor | None],
+) -> bool:
+    """As :func:`mlp_descend`; False also where a gradient may be finite and is near the end of the range."""
+    x, grad, scale = x.contiguous(), grad.contiguous(), None if scale is None else scale.contiguous()
+    (rows, widths), deltas, to = _shape(x, weights), [torch.empty_like(h) for h in hidden], _addresses(out)
+    done: bool = _C.mlp_backward(
+        rows,
+        widths,
+        False,
+        x.data_ptr(),
+        _addresses(weights),
+        _addresses(biases),
+        _addresses(hidden),
+        grad.data_ptr(),
+        0 if scale is None else scale.data_ptr(),
+        [_addresses(deltas), to[: len(weights)], to[len(weights) :]],
+        0,
+        lr,
+        0,
+        _threads(rows, widths),
+    )
+    if done:
+        increment_version([t for t in out if t is not None])
+    return done
+
+
 def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
     return [0 if t is None else t.data_ptr() for t in tensors]
+
+
+def _shape(x: Tensor, weights: Sequence[Tensor]) -> tuple[int, list[int]]:
+    return x.shape[0], [x.shape[1], *[w.shape[0] for w in weights]]  # len(tensor) is slow
 
 
 def _threads(rows: int, widths: Sequence[int]) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pcl_kernels._registry import unobserved
 from pcl_kernels.firefly_split.layout import held
 from pcl_kernels.mlp import compiled
 from pcl_kernels.mlp.compiled import MLPGradients, suits
@@ -69,7 +70,6 @@ def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -
     return compiled.forward(x, weights, biases, True)[-1]
 
 
-@torch.no_grad()
 def mlp_losses(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], target: Tensor, sizes: Sequence[int]
 ) -> MLPLosses:
@@ -96,29 +96,22 @@ def mlp_losses(
     _check(x, weights, biases)
     if target.dtype != torch.int64:
         raise TypeError(f"mlp_losses: expected target of int64, got {target.dtype}; convert it with .long()")
-    if target.shape != (len(x),) or sum(sizes) != len(x) or min(sizes, default=0) < 1:
+    rows = x.shape[0]
+    if target.shape != (rows,) or sum(sizes) != rows or min(sizes, default=0) < 1:
         raise ValueError(
-            f"mlp_losses: expected a target and blocks of at least one row for the {len(x)} rows of x; got a target "
+            f"mlp_losses: expected a target and blocks of at least one row for the {rows} rows of x; got a target "
             f"{tuple(target.shape)} and sizes {list(sizes)}"
         )
-    columns = len(weights[-1])
+    columns = weights[-1].shape[0]
     if not suits(x, *weights, *biases):
-        *hidden, logits = _composed(x, weights, biases, relu_last=False)
-        if target.is_cpu and bool(((target < 0) | (target >= columns)).any()):
-            raise _no_column(columns)
-        p = logits.softmax(dim=1)
-        p.scatter_add_(1, target[:, None], p.new_full((1, 1), -1.0).expand(len(p), 1))
-        of_logits = torch.cat([p_i / len(p_i) for p_i in p.split(list(sizes))])
-        of_rows = F.cross_entropy(logits, target, reduction="none").split(list(sizes))
-        return MLPLosses(torch.stack([part.mean() for part in of_rows]), logits, of_logits, hidden)
+        return _composed_losses(x, weights, biases, target, list(sizes))
     *hidden, logits = compiled.forward(x, weights, biases, False)
     losses, of_logits = compiled.softmax_losses(logits, target, sizes)
-    if not len(losses):
+    if losses.shape[0] == 0:
         raise _no_column(columns)
     return MLPLosses(losses, logits, of_logits, hidden)
 
 
-@torch.no_grad()
 def mlp_backward(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -127,6 +120,7 @@ def mlp_backward(
     *,
     scale: Tensor | None = None,
     wanted: Sequence[bool] | None = None,
+    of_x: bool = False,
 ) -> MLPGradients:
     r"""Gradients of a function f of the logits by the chain rule, without a graph:
 
@@ -142,19 +136,107 @@ def mlp_backward(
             follows from them. The last layer's gradients are not: a head that follows the plain sum of all losses above
             a body that follows a weighted one.
         wanted: of W_1 ... W_L, b_1 ... b_L, in this order; default: all.
+        of_x: whether df/dx is wanted, :math:`W_1^\top \delta_1`.
 
     Raises:
         ValueError: for other shapes than these.
     """
-    layers, shape = len(weights), (len(x), len(weights[-1]))
-    if of_logits.shape != shape or (scale is not None and scale.shape != shape[:1]) or len(hidden) != layers - 1:
-        raise ValueError(
-            f"mlp_backward: expected {layers - 1} hidden layers, of_logits {shape} and scale {shape[:1]}; got "
-            f"{len(hidden)}, {tuple(of_logits.shape)} and {None if scale is None else tuple(scale.shape)}"
-        )
+    _check_deltas("mlp_backward", x, weights, hidden, of_logits, scale)
+    layers = len(weights)
     wanted = [True] * (2 * layers) if wanted is None else wanted
     if suits(x, of_logits, scale, *weights, *hidden):
-        return compiled.backward(x, weights, hidden, of_logits, scale, wanted, 0)[0]
+        return compiled.backward(x, weights, hidden, of_logits, scale, wanted, 0, of_x)
+    return _composed_backward(x, weights, hidden, of_logits, scale, wanted, of_x)
+
+
+def mlp_descend(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    hidden: Sequence[Tensor],
+    of_logits: Tensor,
+    *,
+    lr: float,
+    scale: Tensor | None = None,
+    out: Sequence[Tensor | None] | None = None,
+) -> bool:
+    r"""A step of gradient descent along the gradients that :func:`mlp_backward` finds:
+
+    .. math:: W_l \leftarrow W_l - \gamma \sum_r \delta_{l,r} h_{l-1,r}^\top, \qquad
+              b_l \leftarrow b_l - \gamma \sum_r \delta_{l,r},
+
+    all from the deltas of the weights as they were. The kernel never stores a gradient, and has the bits of one that is
+    stored and then used. That all are finite it knows beforehand, as
+    :math:`|\sum_r \delta_{l,r} h_{l-1,r}| \le B \max|\delta_l| \max|h_{l-1}|`. Where that bound says nothing, and for
+    operands that the kernel does not read, gradients are stored and looked at, which on a GPU waits for it.
+
+    Args:
+        x, hidden, of_logits, scale: as for :func:`mlp_backward`.
+        weights, biases: as they were for :func:`mlp_losses`; no two of them overlap.
+        lr: gamma.
+        out: where it leads is written to these tensors, W_1 ... W_L, b_1 ... b_L, None for None; in place if left out.
+
+    Returns:
+        Whether the step was made: not where a gradient is infinite or NaN. Nothing is written then.
+
+    Raises:
+        ValueError: for other shapes than these.
+    """
+    _check_deltas("mlp_descend", x, weights, hidden, of_logits, scale)
+    at = [*weights, *biases]
+    to = at if out is None else list(out)
+    if out is not None and [None if t is None else t.shape for t in to] != [None if t is None else t.shape for t in at]:
+        raise ValueError(
+            f"mlp_descend: expected out like the {len(weights)} weights and their biases, got other shapes"
+        )
+    reads = suits(x, of_logits, scale, *at, *hidden) and (out is None or suits(x, *to)) and unobserved()
+    if reads and compiled.descend(x, weights, biases, hidden, of_logits, scale, lr, to):
+        return True
+    return _composed_descent(x, weights, biases, hidden, of_logits, lr, scale, to)
+
+
+def _check_deltas(
+    op: str,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    hidden: Sequence[Tensor],
+    of_logits: Tensor,
+    scale: Tensor | None,
+) -> None:
+    layers, shape = len(weights), (x.shape[0], weights[-1].shape[0])
+    if of_logits.shape != shape or (scale is not None and scale.shape != shape[:1]) or len(hidden) != layers - 1:
+        raise ValueError(
+            f"{op}: expected {layers - 1} hidden layers, of_logits {shape} and scale {shape[:1]}; got "
+            f"{len(hidden)}, {tuple(of_logits.shape)} and {None if scale is None else tuple(scale.shape)}"
+        )
+
+
+@torch.no_grad()
+def _composed_losses(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], target: Tensor, sizes: list[int]
+) -> MLPLosses:
+    *hidden, logits = _composed(x, weights, biases, relu_last=False)
+    columns = weights[-1].shape[0]
+    if target.is_cpu and bool(((target < 0) | (target >= columns)).any()):
+        raise _no_column(columns)
+    p = logits.softmax(dim=1)
+    p.scatter_add_(1, target[:, None], p.new_full((1, 1), -1.0).expand(len(p), 1))
+    of_logits = torch.cat([p_i / len(p_i) for p_i in p.split(sizes)])
+    of_rows = F.cross_entropy(logits, target, reduction="none").split(sizes)
+    return MLPLosses(torch.stack([part.mean() for part in of_rows]), logits, of_logits, hidden)
+
+
+@torch.no_grad()
+def _composed_backward(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    hidden: Sequence[Tensor],
+    of_logits: Tensor,
+    scale: Tensor | None,
+    wanted: Sequence[bool],
+    of_x: bool,
+) -> MLPGradients:
+    layers = len(weights)
     inputs, deltas = [x, *hidden], [of_logits] * layers
     for i in reversed(range(layers - 1)):
         delta = (deltas[i + 1] @ weights[i + 1]).masked_fill(hidden[i] <= 0, 0)
@@ -163,7 +245,38 @@ def mlp_backward(
         deltas[:-1],
         [d.T @ a if n else None for d, a, n in zip(deltas, inputs, wanted, strict=False)],
         [d.sum(dim=0) if n else None for d, n in zip(deltas, wanted[layers:], strict=True)],
+        _of_x(deltas[0], weights[0], scale if layers == 1 else None) if of_x else None,
     )
+
+
+def _of_x(delta: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
+    return delta @ weight if scale is None else (delta @ weight) * scale[:, None].to(delta.dtype)
+
+
+@torch.no_grad()
+def _composed_descent(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    hidden: Sequence[Tensor],
+    of_logits: Tensor,
+    lr: float,
+    scale: Tensor | None,
+    out: Sequence[Tensor | None],
+) -> bool:
+    wanted = [True] * len(weights) + [b is not None for b in biases]
+    found = mlp_backward(x, weights, hidden, of_logits, scale=scale, wanted=wanted)
+    gradients, at = (*found.weights, *found.biases), (*weights, *biases)
+    if not all(bool(g.isfinite().all()) for g in gradients if g is not None):
+        return False
+    for t, g, to in zip(at, gradients, out, strict=True):
+        if t is not None and g is not None and to is not None:
+            to.copy_(torch.add(t, g, alpha=-lr))
+    return True
+
+
+def _shape(t: Tensor | None) -> tuple[int, ...] | None:
+    return None if t is None else tuple(t.shape)
 
 
 class _MLP(torch.autograd.Function):
@@ -183,8 +296,8 @@ class _MLP(torch.autograd.Function):
             return None, *_again(operands, layers, needs, grad)
         x, weights, _ = _split(operands, layers)
         reached = (i for i in range(layers) if needs[0] or needs[1 + i] or needs[1 + layers + i])
-        found, dx = compiled.backward(x, weights, hidden, held(grad), None, needs[1:], next(reached, layers), needs[0])
-        return None, dx, *found.weights, *found.biases
+        found = compiled.backward(x, weights, hidden, held(grad), None, needs[1:], next(reached, layers), needs[0])
+        return None, found.x, *found.weights, *found.biases
 
 
 def _again(operands: Sequence[Tensor | None], layers: int, needs: Sequence[bool], grad: Tensor) -> list[Tensor | None]:
@@ -225,7 +338,7 @@ def _check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
                 f"mlp: layer {number}: expected x (B, n) and a weight (m, {width or 'n'}); got x {tuple(x.shape)} and "
                 f"a weight {tuple(weight.shape)}"
             )
-        width = len(weight)
+        width = weight.shape[0]
         if bias is not None and bias.shape != (width,):
             raise ValueError(f"mlp: layer {number}: expected a bias ({width},), got {tuple(bias.shape)}")
 

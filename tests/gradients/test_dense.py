@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from pcl import DER, EWC, HAL, MLP, ContinualModel, LwF, Mean, ReservoirMemory, Stream, Sum, Trainer
 from pcl.gradients.dense import DenseGradients, DenseLoss, DensePass
 from pcl.gradients.workspace import Workspace
-from pcl.memory.incoming import Incoming
+from pcl.memory.incoming import Incoming, moved
 
 ROWS = {"a": 6, "b": 6, "memory": 3}
 
@@ -35,7 +35,8 @@ def batches(sizes: dict[str, int], columns: int) -> tuple[dict[str, Tensor], dic
 def passed(of: ContinualModel, sizes: dict[str, int]) -> tuple[DensePass, list[Tensor]]:
     """The pass, and the losses that autograd differentiates."""
     x, y = batches(sizes, sum(len(head.weight) for head in of.heads))  # type: ignore[misc, arg-type]
-    run = DensePass(of.dense(), x, torch.cat(list(y.values())))  # type: ignore[arg-type]
+    rows = torch.cat(list(x.values())), torch.cat(list(y.values()))
+    run = DensePass(of.dense(), *rows, list(sizes.values()), list(sizes))  # type: ignore[arg-type]
     return run, [cross_entropy(of.logits(of.backbone(x[task]), "task 0"), y[task]) for task in sizes]
 
 
@@ -85,6 +86,48 @@ def test_a_gradient_for_every_task(over: str, width: int) -> None:
     close(ours.gramian(), flat @ flat.T)
     close(ours.combine([0.5, 2.0, -1.0]), gradient(losses, [0.5, 2.0, -1.0], shared))
     close(ours.own, gradient(losses, [1.0] * 3, own) if own else [])
+
+
+@pytest.mark.parametrize("over", ["backbone", "all"])
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("kind", [DenseLoss, DenseGradients])
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.5, 2.0, -1.0]], ids=str)
+def test_a_step_down_has_the_bits_of_an_update(kind: Any, heads: int, over: str, weights: list[float]) -> None:
+    ends, lr = [], 0.1
+    for at_once in (False, True):
+        torch.manual_seed(0)
+        of = ContinualModel(MLP(12, [300, 200]), 200, "class")
+        for number in range(heads):
+            of.add_task(f"task {number}", [2 * number, 2 * number + 1])
+        run, _ = passed(of, ROWS)
+        shared, own = of.shared_parameters(), of.head_parameters()
+        shared, own = ([*shared, *own], []) if over == "all" else (shared, own)
+        given = () if kind is DenseLoss else (Workspace(),)
+        found, of_tasks = kind(run, shared, own, *given), torch.tensor(weights, dtype=torch.float64)
+        for p in of.parameters():
+            p.grad = torch.ones_like(p)  # of an earlier step
+        if at_once:
+            assert found.descend(of_tasks, lr)
+            assert all(p.grad is None for p in of.parameters())
+        else:
+            d = found.combine(of_tasks)
+            with torch.no_grad():
+                for p, g in zip([*shared, *own], [*d, *found.own], strict=True):
+                    p.add_(g, alpha=-lr)
+        ends.append(torch.cat([p.detach().flatten() for p in of.parameters()]))
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("what", ["frozen", "not finite"])
+def test_no_step_down_where_none_can_be_made(what: str) -> None:
+    of = model()
+    if what == "frozen":
+        of.heads[0].requires_grad_(False)
+    run, _ = passed(of, ROWS)
+    before = [p.detach().clone() for p in of.parameters()]
+    weights = torch.full((3,), 1.0 if what == "frozen" else torch.inf, dtype=torch.float64)
+    assert not DenseLoss(run, of.shared_parameters(), []).descend(weights, 0.1)
+    assert all(map(torch.equal, before, of.parameters()))
 
 
 def test_frozen_layers_are_left_out() -> None:
@@ -201,7 +244,7 @@ def test_a_run_goes_as_it_does_with_a_listener(
 def test_the_ways_without_a_graph_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the runs above compare autograd with itself."""
     taken: list[str] = []
-    for name in ("backward", "replay", "follow"):
+    for name in ("backward", "descend", "replay", "follow"):
         was = getattr(DensePass, name)
         monkeypatch.setattr(
             DensePass, name, lambda *given, name=name, was=was, **named: (taken.append(name), was(*given, **named))[1]
@@ -215,6 +258,65 @@ def test_the_ways_without_a_graph_are_taken(monkeypatch: pytest.MonkeyPatch) -> 
         x, y = batches({"0": 4, "1": 4}, 2)
         trainer.add(Stream("s", [(x[n], y[n]) for n in x], [0, 1]))
         trainer.fit()
-        assert taken.count("backward") == 2
+        ahead = terms == "HAL"  # which wants the gradient itself
+        assert taken.count("descend") == 2 * (not ahead)
+        assert taken.count("backward") == 2 * ahead
         assert taken.count("replay") == (terms == "DER")  # nothing is stored at the first step
-        assert taken.count("follow") == 2 * (terms == "HAL")
+        assert taken.count("follow") == 2 * ahead
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_an_optimizer_that_somebody_watches_makes_the_same_run(by_hand: bool) -> None:
+    """To the bit, though the gradients are found first and used then."""
+    ends = []
+    for watched in (False, True):
+        of = model(heads=0)
+        trainer = Trainer(
+            of, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), weighting=Sum(),
+            memory=ReservoirMemory(20), memory_batch=5, clip=1e9 if watched and by_hand else None,
+        )  # fmt: skip
+        seen: list[bool] = []
+        if watched and not by_hand:
+            trainer.optimizer.register_step_post_hook(
+                lambda *_, of=of, seen=seen: seen.append(all(p.grad is not None for p in of.parameters()))
+            )
+        x, y = batches({f"{n}": 4 for n in range(5)}, 2)
+        trainer.add(Stream("s", [(x[n], y[n]) for n in x], [0, 1]))
+        trainer.fit()
+        assert seen == [True] * (5 * (watched and not by_hand))
+        assert watched or all(p.grad is None for p in of.parameters())
+        ends.append(torch.cat([p.detach().flatten() for p in of.parameters()]))
+    assert torch.equal(*ends)
+
+
+def test_a_rate_of_zero_changes_nothing() -> None:
+    of = model(heads=0)
+    trainer = Trainer(of, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    x, y = batches({"0": 4}, 2)
+    trainer.add(Stream("s", [(x["0"], y["0"])] * 3, [0, 1]))
+    trainer.step()
+    before = [p.detach().clone() for p in of.parameters()]
+    trainer.step()
+    assert all(map(torch.equal, before, of.parameters()))
+
+
+def test_where_a_step_ahead_leads() -> None:
+    of = model()
+    x, y = batches({"task 0": 6, "task 1": 3}, 4)
+    ahead = Incoming(of, {task: [(x[task], y[task])] for task in x})
+    parameters = list(of.parameters())
+    there = ahead.gradient.reached(parameters, 0.1)
+    before = [p.detach().clone() for p in parameters]
+    with moved(parameters, ahead.gradient, 0.1):
+        along = list(ahead.gradient)  # looked at for the first time, and of where the model stood all the same
+        assert all(torch.equal(p, t) for p, t in zip(parameters, there, strict=True) if t is not None)
+    assert all(map(torch.equal, before, parameters))
+    close(there, [p - 0.1 * u for p, u in zip(before, along, strict=True)])
+    close(along, gradient([of.losses(x[t], y[t], t).mean() for t in x], [0.5, 0.5], parameters))
+
+
+def test_a_step_ahead_that_is_not_finite_is_one_of_the_gradient() -> None:
+    of = model()
+    x, y = torch.full((2, 12), torch.nan), torch.tensor([0, 1])
+    found = Incoming(of, {"task 0": [(x, y)]}).gradient.reached(list(of.parameters()), 0.1)
+    assert not all(t.isfinite().all() for t in found if t is not None)

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pcl_kernels import _C, mlp, mlp_backward, mlp_losses
+from pcl_kernels import _C, mlp, mlp_backward, mlp_descend, mlp_losses
 from pcl_kernels.mlp import reference
 
 CHAINS = {
@@ -296,6 +296,66 @@ def test_losses_and_their_gradients(name: str) -> None:
     part = mlp_backward(x, weights, found.hidden, found.of_logits, scale=scale, wanted=some)
     for a, b, needed in zip([*part.weights, *part.biases], [*back.weights, *back.biases], some, strict=True):
         assert a is None if not needed else torch.equal(a, b)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_derivative_of_the_rows(name: str) -> None:
+    x, weights, biases = chain(name)
+    found = mlp_losses(x, weights, biases, torch.arange(len(x)) % len(weights[-1]), [len(x)])
+    scale = torch.linspace(0.5, 2, len(x))
+    nothing = [False] * (2 * len(weights))
+    back = mlp_backward(x, weights, found.hidden, found.of_logits, scale=scale, wanted=nothing, of_x=True)
+    delta = found.of_logits.double() @ weights[-1].double() * scale[:, None]
+    for h, w in zip(reversed(found.hidden), reversed(weights[:-1]), strict=True):
+        delta = (delta * (h > 0)) @ w.double()
+    assert back.x is not None
+    close(back.x, delta)
+    assert [*back.weights, *back.biases] == [None] * (2 * len(weights))
+    assert mlp_backward(x, weights, found.hidden, found.of_logits).x is None
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_step_down_has_the_bits_of_a_stored_gradient(name: str, scaled: bool) -> None:
+    x, weights, biases = chain(name)
+    biases[0] = None
+    found = mlp_losses(x, weights, biases, torch.arange(len(x)) % len(weights[-1]), [len(x)])
+    scale = torch.linspace(0.5, 2, len(x)) if scaled else None
+    known = x, weights, biases, found.hidden, found.of_logits
+    back = mlp_backward(x, weights, found.hidden, found.of_logits, scale=scale)
+    before = [None if t is None else t.clone() for t in (*weights, *biases)]
+    gradients = [*back.weights, *back.biases]
+    expected = [None if t is None else torch.add(t, g, alpha=-0.3) for t, g in zip(before, gradients, strict=True)]  # type: ignore[arg-type]
+
+    out = [None if t is None else torch.full_like(t, torch.nan) for t in before]
+    assert mlp_descend(*known, lr=0.3, scale=scale, out=out)
+    assert mlp_descend(*known, lr=0.0, scale=scale)
+    versions = [t._version for t in weights]
+    for t, there, was, to in zip((*weights, *biases), expected, before, out, strict=True):
+        assert t is None or (torch.equal(to, there) and torch.equal(t, was))  # type: ignore[arg-type]
+    with Seen() as seen:
+        assert mlp_descend(*known, lr=0.3, scale=scale, out=out)
+    assert seen.names
+    assert mlp_descend(*known, lr=0.3, scale=scale)
+    for t, there, to in zip((*weights, *biases), expected, out, strict=True):
+        assert t is None or (torch.equal(t, there) and torch.equal(to, there))  # type: ignore[arg-type]
+    assert all(t._version > v for t, v in zip(weights, versions, strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_step_down_along_what_is_not_finite(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for of_logits, goes in (([0.0, 2.0], True), ([2.0, 0.0], False), ([torch.nan, 0.0], False), ([0.1, 1.0], True)):
+            x, weight, bias = torch.tensor([[3e38], [1.0]]), torch.ones(1, 1), torch.ones(1)
+            made = mlp_descend(x, [weight], [bias], [], torch.tensor(of_logits)[:, None], lr=0.5)
+            assert made == goes
+            g = of_logits[0] * 3e38 + of_logits[1]
+            torch.testing.assert_close(weight, torch.tensor([[1 - 0.5 * g]]) if goes else torch.ones(1, 1))
+            assert bias == (1 - 0.5 * sum(of_logits) if goes else 1)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_logits_far_apart() -> None:

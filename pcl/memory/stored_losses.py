@@ -1,0 +1,43 @@
+"""The losses of stored samples, as those see them who choose and edit samples."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcl.gradients.dense import DensePass
+from pcl.memory.base import MemoryBatch
+from pcl.models.continual import ContinualModel
+
+
+@dataclass(frozen=True)
+class StoredLosses:
+    """l(x; theta) of samples with the labels and tasks of ``batch``; perceptrons need no autograd graph for them.
+
+    Attributes:
+        model: backbone and heads, with the parameters that it has when a loss is asked for.
+        batch: the samples.
+    """
+
+    model: ContinualModel
+    batch: MemoryBatch
+
+    def __call__(self, x: Tensor, rows: slice | Tensor) -> Tensor:
+        """Losses ``(b,)`` of x ``(b, ...)`` in place of the samples in those rows."""
+        batch = self.batch
+        return self.model.mixed_losses(x, batch.y[rows], batch.task[rows], batch.names)
+
+    def values(self) -> Tensor:
+        """Losses ``(B,)`` of the samples as they are, without derivatives."""
+        batch = self.batch
+        found = DensePass.of_samples(self.model, batch.x, batch.y, batch.names[0])
+        if found is not None:
+            return found.losses
+        with torch.no_grad():
+            return self.model.mixed_losses(batch.x, batch.y, batch.task, batch.names)
+
+    def slopes(self, x: Tensor) -> Tensor | None:
+        """Derivative of every sample's loss with respect to it, x ``(B, ...)`` in their place; None where autograd has
+        to find it."""
+        found = DensePass.of_samples(self.model, x, self.batch.y, self.batch.names[0])
+        return None if found is None else found.of_inputs().view_as(x)
