@@ -7,11 +7,12 @@ of tens of samples.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from pcl.gradients.collectors import Store
 from pcl.gradients.result import Gradient, TaskGradients, weights_for
@@ -52,6 +53,8 @@ class DensePass:
         column: of the class of every row, ``(n,)`` int64.
         sizes: rows of every task.
         tasks: their names.
+        first: by name, of how many rows of a task cross-entropy is the mean, where not of all: the others are left to
+            :meth:`replay`.
 
     Attributes:
         losses: ``(k,)``.
@@ -59,28 +62,44 @@ class DensePass:
     """
 
     def __init__(
-        self, model: DenseModel, x: Tensor, column: Tensor, sizes: Sequence[int], tasks: Sequence[str] = ()
+        self,
+        model: DenseModel,
+        x: Tensor,
+        column: Tensor,
+        sizes: Sequence[int],
+        tasks: Sequence[str] = (),
+        first: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.model, self.tasks = model, tuple(tasks)
-        self.rows = Rows(tuple(range(len(sizes))), tuple(sizes))
+        self.rows, self._first = Rows(tuple(range(len(sizes))), tuple(sizes)), first
         self._x = x.flatten(1)
         heads = model.heads
         together = (heads[0].weight, heads[0].bias) if len(heads) == 1 else _side_by_side(heads)
         self._weights: list[Tensor] = [*[layer.weight for layer in model.layers], together[0]]
         self._biases: list[Tensor] = [*[layer.bias for layer in model.layers], together[1]]
-        self._column = column
-        self._found = mlp_losses(self._x, self._weights, self._biases, column, self.rows.sizes)
-        self.losses, self.logits = self._found.losses, self._found.logits
+        parts = [[n] for n in sizes]
+        if first:
+            parts = [[first[t], n - first[t]] if t in first else [n] for t, n in zip(tasks, sizes, strict=True)]
+        blocks = [block for part in parts for block in part]
+        self._found = mlp_losses(self._x, self._weights, self._biases, column, blocks)
+        self.logits, self.losses = self._found.logits, self._found.losses
+        if first:
+            self.losses = self.losses[list(accumulate(map(len, parts[:-1]), initial=0))]
 
     @staticmethod
-    def of(model: Classifier, inputs: Mapping[str, Tensor], labels: Mapping[str, Tensor]) -> "DensePass | None":
+    def of(
+        model: Classifier,
+        inputs: Mapping[str, Tensor],
+        labels: Mapping[str, Tensor],
+        first: Mapping[str, int] = MappingProxyType({}),
+    ) -> "DensePass | None":
         """The pass over inputs with these class numbers ``(n_i,)``, where the model is such a one and the rows are
         float32 on the CPU; else None."""
         dense, sizes = model.dense(), [x.shape[0] for x in inputs.values()]
         if dense is None or not all(map(_suits, inputs.values())):
             return None
         column = model.column_of(torch.cat(list(labels.values())), next(iter(labels)))
-        return DensePass(dense, torch.cat(list(inputs.values())), column, sizes, tuple(inputs))
+        return DensePass(dense, torch.cat(list(inputs.values())), column, sizes, tuple(inputs), first)
 
     @staticmethod
     def of_samples(model: Classifier, x: Tensor, y: Tensor, task: str) -> "DensePass | None":
@@ -90,28 +109,30 @@ class DensePass:
             return None
         return DensePass(dense, x, model.column_of(y, task), [1] * x.shape[0])
 
-    def replay(self, task: str, count: int, factor: float, others: Slopes) -> None:
-        """Take for the loss of a task factor times the mean cross-entropy of its first ``count`` rows, and the mean of
-        other losses over the rest of its rows; over all of them where there is no rest.
+    def replay(self, task: str, factor: float, others: Slopes) -> None:
+        """Take for the loss of a task factor times the mean cross-entropy of its ``first`` rows, and the mean of other
+        losses over the rest of its rows; over all of them where there is no rest.
 
         Args:
             others: of the features and the logits of the task's rows, gives losses ``(n,)`` and their derivatives with
                 respect to the logits ``(n, columns)``, or None for nothing.
         """
         number = self.tasks.index(task)
-        first, size = sum(self.rows.sizes[:number]), self.rows.sizes[number]
-        rows = slice(first, first + size)
-        logits, of_logits = self.logits[rows], self._found.of_logits[rows]
-        found, loss = others(self._found.hidden[-1][rows], logits), logits.new_zeros(())
-        if factor:
-            loss = factor * cross_entropy(logits[:count], self._column[rows][:count])
-            of_logits[:count] *= factor * size / count
-        of_logits[count if factor else 0 :] = 0
+        start, size, count = sum(self.rows.sizes[:number]), self.rows.sizes[number], self._first.get(task)
+        rows, rest = slice(start, start + size), 0 if count is None else count
+        of_logits, of_rest = self._found.of_logits[rows], self._found.of_logits[start + rest : start + size]
+        loss = factor * self.losses[number] if factor else self.losses.new_zeros(())
+        if not factor:
+            of_logits.zero_()
+        elif factor != 1:
+            of_logits *= factor
+        if rest:
+            of_rest.zero_()
+        found = others(self._found.hidden[-1][rows], self.logits[rows])
         if found is not None:
-            losses, slopes = found
-            rest = slice(count if count < size else 0, size)
-            loss = loss + losses[rest].mean()
-            of_logits[rest] += slopes[rest] / len(losses[rest])
+            losses, slopes = (part[rest:] for part in found)
+            loss = loss + losses.mean()
+            of_rest.add_(slopes, alpha=1 / (size - rest))
         self.losses[number] = loss
 
     def follow(self, losses: Mapping[str, Callable[[Tensor, Tensor], Tensor]]) -> None:

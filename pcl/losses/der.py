@@ -1,5 +1,6 @@
 """Dark experience replay."""
 
+import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -72,7 +73,7 @@ class DER(Unobserving):
         if found is None:
             return None
         apart, columns = found
-        return self.alpha * apart.square().sum(dim=1) / columns
+        return (self.alpha * apart.square().sum(dim=1, keepdim=True) / columns).squeeze(1)
 
     def slopes(self, samples: Samples) -> tuple[Tensor, Tensor] | None:
         """:meth:`losses`, and their derivatives 2 alpha (z - z*) / C with respect to the logits ``(B, columns)``; see
@@ -81,23 +82,25 @@ class DER(Unobserving):
         if found is None:
             return None
         apart, columns = found
-        slopes = apart * (2 * self.alpha / columns)[:, None]
+        slopes = apart * (2 * self.alpha / columns)
         return (slopes * apart).sum(dim=1) / 2, slopes
 
-    def _apart(self, samples: Samples) -> tuple[Tensor, Tensor] | None:
-        """z - z* in the columns that are compared, 0 in others, and how many are compared, ``(B,)``; None for samples
-        of streams."""
+    def _apart(self, samples: Samples) -> tuple[Tensor, Tensor | int] | None:
+        """z - z* in the columns that are compared, 0 in others, and how many are compared, ``(B, 1)`` or a number for
+        all; None for samples of streams."""
         if samples.recalled is None or samples.recalled.logits is None:
             return None
         now, then = samples.logits, samples.recalled.logits
         more = now.shape[1] - then.shape[1]
+        if not more and then.is_cpu and math.isfinite(then.sum().item()):
+            return now - then, now.shape[1]
         if more:
             then = F.pad(then, (0, more), value=torch.nan)
         known = ~then.isnan()
         if self.unseen == "least" and samples.model.setting == "class":
             least = torch.where(known, then, torch.inf).amin(dim=1, keepdim=True)
-            return now - torch.where(known, then, least), now.new_full((len(now),), now.shape[1])
-        return torch.where(known, now - then, 0.0), known.sum(dim=1)
+            return now - torch.where(known, then, least), now.shape[1]
+        return torch.where(known, now - then, 0.0), known.sum(dim=1, keepdim=True)
 
     def task_ended(self, model: ContinualModel, task: str) -> None:
         """Nothing depends on it."""

@@ -172,11 +172,12 @@ class StepLosses:
         """All tasks in one pass without a graph, where model and losses allow it."""
         if len(self.passes) > 1 or not self._terms.of_logits_alone:
             return None
-        run = DensePass.of(self._model, self.passes[0].inputs, self.passes[0].labels)
-        replays = self._terms.replays
-        if run is not None and replays is not None and self._terms.slopes is not None:
-            for name, (_, count) in self._replayed.items():
-                run.replay(name, count, replays.cross_entropy, partial(self._slopes, self._terms.slopes, name))
+        replays, slopes = self._terms.replays, self._terms.slopes
+        first = {name: count for name, (part, count) in self._replayed.items() if slopes and count < len(part.y)}
+        run = DensePass.of(self._model, self.passes[0].inputs, self.passes[0].labels, first)
+        if run is not None and replays is not None and slopes is not None:
+            for name in self._replayed:
+                run.replay(name, replays.cross_entropy, partial(self._slopes, slopes, name))
         elif run is not None and not self._terms.of_parameters_alone:
             run.follow(self.passes[0].losses)
         self._all_logits = None if run is None else run.logits
