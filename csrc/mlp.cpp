@@ -266,6 +266,8 @@ bool mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "torch_tensor.hpp"
+
 PCL_EVERY_ISA(void mlp_forward(const MlpLayers& of, const float* x, const std::vector<float*>& h, int threads);
               bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& blocks, const float* logits,
                                   float* losses, float* of_logits);
@@ -289,6 +291,17 @@ std::vector<float*> floats(const Addresses& at) {
 }  // namespace
 
 void register_mlp(pybind11::module_& m) {
+    // Whether the kernels read these float32 tensors where they are, the first perhaps after a copy; None is passed over.
+    m.def("mlp_reads", [](const pybind11::list& tensors) {
+        for (std::size_t i = 0; i < tensors.size(); ++i) {
+            PyObject* const object = tensors[i].ptr();
+            if (object == Py_None) continue;
+            TensorView t;
+            if (!view(object, false, t) || t.dtype() != f32 || t.elements() == 0 || !holds_values(object, t)) return false;
+            if (i > 0 && !t.contiguous()) return false;
+        }
+        return true;
+    });
     m.def("mlp_forward", [](Size rows, const std::vector<Size>& widths, bool relu_last, Address x, const Addresses& weights,
                             const Addresses& biases, const Addresses& h, int threads) {
         pybind11::gil_scoped_release release;

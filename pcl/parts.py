@@ -4,22 +4,29 @@ Modules are replaced, frozen and released at any time, so that nothing can be ke
 own walks make names on their way, which in a step of a small model takes longer than some of its layers.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as of_torch
 
 
-def modules(root: nn.Module) -> list[nn.Module]:
-    """Those of ``root.modules()``, in their order."""
-    found: dict[nn.Module, None] = {}
+def walk(root: nn.Module) -> Iterator[nn.Module]:
+    """``root.modules()``, in their order, as far as one looks."""
+    found: set[nn.Module] = set()
     left: list[nn.Module | None] = [root]
     while left:
         module = left.pop()
         if module is not None and module not in found:
-            found[module] = None
+            found.add(module)
+            yield module
             if module._modules:
                 left += reversed(module._modules.values())
-    return list(found)
+
+
+def modules(root: nn.Module) -> list[nn.Module]:
+    """All of them."""
+    return list(walk(root))
 
 
 def parameters(root: nn.Module) -> list[nn.Parameter]:
@@ -39,15 +46,13 @@ def buffers(root: nn.Module) -> list[Tensor]:
 
 def like(root: nn.Module) -> Tensor:
     """The first parameter, whose dtype and device new tensors take; an empty tensor where there is none."""
-    left: list[nn.Module | None] = [root]
-    while left:
-        module = left.pop()
-        if module is not None:
-            for p in module._parameters.values():
-                if p is not None:
-                    return p
-            left += reversed(module._modules.values())
-    return torch.empty(0)
+    first = next((p for m in walk(root) for p in m._parameters.values() if p is not None), None)
+    return torch.empty(0) if first is None else first
+
+
+def any_trainable(root: nn.Module) -> bool:
+    """Whether a parameter is not frozen."""
+    return any(p is not None and p.requires_grad for m in walk(root) for p in m._parameters.values())
 
 
 def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:

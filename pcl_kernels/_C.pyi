@@ -213,6 +213,7 @@ def ghost_gramian(
     threads: int,
     /,
 ) -> None: ...
+def mlp_reads(tensors: list[object], /) -> bool: ...
 def mlp_forward(
     rows: int,
     widths: list[int],

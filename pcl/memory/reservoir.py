@@ -91,8 +91,9 @@ class ReservoirMemory(Table):
         logits = self._begin(task, x, y, seen)
         if logits is not None:
             self._widen(logits.shape[1])  # now, and not with the first of these that is kept: a CUDA graph reads them
-        row_at = places(self.seen, len(y), self.capacity, draws)
-        self.seen += len(y)
+        count = y.shape[0]
+        row_at = places(self.seen, count, self.capacity, draws)
+        self.seen += count
         if row_at:
             rows, source = torch.tensor(list(row_at)), torch.tensor(list(row_at.values()))
             self._write(rows, source, x, y, self.names.index(task), logits)

@@ -65,15 +65,15 @@ class StepLosses:
         recalled, drawn = data.recalled, data.drawn
         counts = [len(batches) for batches in data.batches.values()]
         if recalled is not None:
-            counts.append(_parts(len(recalled.y), data.memory_batch))
+            counts.append(_parts(recalled.y.shape[0], data.memory_batch))
         self.passes = [Pass() for _ in range(max(counts))]
         for task, batches in data.batches.items():
-            samples = sum(len(y) for _, y in batches)
+            samples = sum(y.shape[0] for _, y in batches)
             for number, (now, (x, y)) in enumerate(zip(self.passes, batches, strict=False)):
                 now.inputs[task], now.labels[task] = model.window(x, task), y
-                now.losses[task] = self._share(task, x, y, len(y) / samples, number)
+                now.losses[task] = self._share(task, x, y, y.shape[0] / samples, number)
         if recalled is not None and recalled.sizes is None:
-            self._replay(MEMORY, recalled, drawn, 0, len(recalled.y), data.memory_batch)
+            self._replay(MEMORY, recalled, drawn, 0, recalled.y.shape[0], data.memory_batch)
         elif recalled is not None and recalled.sizes is not None:
             first = 0
             for old, size in zip(recalled.names, recalled.sizes, strict=True):
@@ -95,7 +95,7 @@ class StepLosses:
         """Add rows of the memory to the passes, as many of them at a time; all of the task ``old``, or of any."""
         others = repeat(None) if drawn is None else _split(drawn, first, end, size)
         for now, part, other in zip(self.passes, _split(recalled, first, end, size), others, strict=False):
-            count, part = len(part.y), part if other is None else part.with_rows(other)
+            count, part = part.y.shape[0], part if other is None else part.with_rows(other)
             now.inputs[name], now.labels[name] = self._model.rows(part.x, part.names, part.task), part.y
             now.losses[name] = self._memory_share(name, part, count, count / (end - first), old)
             self._replayed[name] = part, count
@@ -229,7 +229,7 @@ class StepLosses:
 
 def _split(recalled: MemoryBatch, first: int, end: int, size: int) -> Iterator[MemoryBatch]:
     """The rows from ``first`` to ``end``, so many at a time."""
-    if end - first == len(recalled.y) <= size:
+    if end - first == recalled.y.shape[0] <= size:
         yield recalled if recalled.sizes is None else replace(recalled, sizes=None)
         return
     by_row = {f.name: getattr(recalled, f.name) for f in fields(recalled)}

@@ -44,8 +44,8 @@ class StepData:
     @property
     def samples(self) -> int:
         """Number of samples."""
-        own = sum(len(y) for batches in self.batches.values() for _, y in batches)
-        return own + sum(len(some.y) for some in (self.recalled, self.drawn) if some is not None)
+        own = sum(y.shape[0] for batches in self.batches.values() for _, y in batches)
+        return own + sum(some.y.shape[0] for some in (self.recalled, self.drawn) if some is not None)
 
     def tensors(self) -> list[Tensor]:
         """All tensors that the step reads, in a fixed order."""

@@ -18,7 +18,6 @@ from pcl.memory.base import MeetsModel, Memory, Seen
 from pcl.memory.before_update import BeforeUpdate
 from pcl.memory.edit import Edit
 from pcl.memory.retrieval import Retrieval
-from pcl.metrics import average_accuracy, forgetting, over_time
 from pcl.models.continual import ContinualModel
 from pcl.models.modes import evaluation_mode
 from pcl.randomness import generator
@@ -37,6 +36,7 @@ from pcl.training.look_back import look_back
 from pcl.training.loss_terms import LossTerms
 from pcl.training.losses import Precision, StepLosses, in_precision
 from pcl.training.rehearsal import Edited, edit_after, recall, store
+from pcl.training.results import results
 from pcl.training.snapshot import Snapshot
 from pcl.training.state import restore_trainer, trainer_state
 from pcl.training.step_data import MemoryTasks, StepData
@@ -338,22 +338,7 @@ class Trainer:
         Raises:
             ValueError: if no task with test data has ended.
         """
-        final = {task: a for task, a in self.evaluate().items() if task in self.at_end}
-        tests = {task: self.streams[task].test for task in final}
-        results = {
-            "A": average_accuracy(final),
-            "F": forgetting(final, self.at_end),
-            "steps": self.step_count,
-            "final": final,
-            "at_end": dict(self.at_end),
-            "A micro": average_accuracy(
-                final, {task: len(test[1]) for task, test in tests.items() if test is not None}
-            ),
-            **over_time(self.history, {task: self.ended_at[task] for task in final}),
-        }
-        if self.edit is not None and self.memory is not None and self.memory.keep_original:
-            results["drift"] = self.memory.mean_drift()
-        return results
+        return results(self)
 
     # ---- the parts of a step, in their order
 

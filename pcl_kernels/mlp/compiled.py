@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from pcl_kernels import _C
+from pcl_kernels._gradients import READ_IN_CPP
 from pcl_kernels._registry import define, unobserved, untransformed
 from pcl_kernels.memory_edit.layout import threads_for
 
@@ -44,6 +45,8 @@ def suits(x: Tensor, *others: Tensor | None) -> bool:
         return False
     if _C.isa() == "baseline":
         return False
+    if READ_IN_CPP:
+        return _C.mlp_reads([x, *others])
     for t in (x, *others):
         if t is None:
             continue
