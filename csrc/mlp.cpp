@@ -297,7 +297,7 @@ void register_mlp(pybind11::module_& m) {
             PyObject* const object = tensors[i].ptr();
             if (object == Py_None) continue;
             TensorView t;
-            if (!view(object, false, t) || t.dtype() != f32 || t.elements() == 0 || !holds_values(object, t)) return false;
+            if (!view(object, false, t) || t.dtype() != f32 || t.elements() == 0 || !t.data || negated(object)) return false;
             if (i > 0 && !t.contiguous()) return false;
         }
         return true;

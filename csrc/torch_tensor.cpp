@@ -110,7 +110,9 @@ bool holds_values(PyObject* object, const TensorView& t) {
     if (n > 0 && !t.data) return false;  // a tensor of zeros without memory, as forward-mode autograd makes them
     // The imaginary part of a conjugate is a view of the negative. Its elements lie two apart, so several elements
     // in a row need not be asked.
-    return (n > 1 && t.contiguous()) || !says_yes(torch.is_neg->ml_meth(object, nullptr));
+    return (n > 1 && t.contiguous()) || !negated(object);
 }
+
+bool negated(PyObject* object) { return says_yes(torch.is_neg->ml_meth(object, nullptr)); }
 
 }  // namespace pcl

@@ -39,8 +39,11 @@ bool use_torch(pybind11::handle tensor, pybind11::handle parameter);
 // not require grad where that is refused. No Python error is left behind.
 bool view(PyObject* object, bool refuse_grad, TensorView& to);
 
-// True where memory holds the values of the viewed tensor themselves.
+// True where memory holds the values of the viewed tensor themselves; the views of `torch._neg_view` are not looked for.
 bool holds_values(PyObject* object, const TensorView& t);
+
+// True where memory holds the negatives of a tensor's values.
+bool negated(PyObject* object);
 
 // True for torch.Tensor and Parameter, whatever they hold.
 bool is_tensor(PyObject* object);

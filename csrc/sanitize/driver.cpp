@@ -348,6 +348,7 @@ void everything() {
 
 long edit_ops(int threads);      // edits.cpp
 long firefly_ops(int threads);   // firefly.cpp
+long ghost_ops(int threads);     // ghost_gramian.cpp
 long longhorn_ops(int threads);  // longhorn.cpp
 long mlp_ops(int threads);       // mlp.cpp
 long regrow_ops(int threads);    // regrow.cpp
@@ -359,8 +360,8 @@ int main() {
         ++sets;
         everything();
         for (int threads : {1, 2})
-            calls += edit_ops(threads) + firefly_ops(threads) + longhorn_ops(threads) + mlp_ops(threads) +
-                     regrow_ops(threads);
+            calls += edit_ops(threads) + firefly_ops(threads) + ghost_ops(threads) + longhorn_ops(threads) +
+                     mlp_ops(threads) + regrow_ops(threads);
         std::vector<std::thread> callers;  // the ops run without Python's lock, so callers may come together
         for (unsigned n = 0; n < 2; ++n)
             callers.emplace_back([n] {

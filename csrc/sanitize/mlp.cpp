@@ -97,6 +97,22 @@ void chain(Size rows, const std::vector<Size>& widths, bool relu_last, int threa
     }
     check(dx, now, 1e-2f, "mlp_backward, x");
 
+    if (!relu_last) {  // a step down, to other places and in place
+        std::vector<Numbers> there_w = w, there_b = b;
+        MlpGradients ahead{to.delta, {}, {}, nullptr, 0.5f};
+        for (Size l = 0; l < layers; ++l) {
+            ahead.weights.push_back(there_w[l].data()), ahead.biases.push_back(of.biases[l] ? there_b[l].data() : nullptr);
+            for (std::size_t i = 0; i < dw[l].size(); ++i) dw[l][i] = w[l][i] - 0.5f * dw[l][i];
+        }
+        for (bool in_place : {false, true}) {
+            if (in_place) ahead.weights = of.weights, ahead.biases = of.biases;
+            if (!PCL_BEST(mlp_backward)(of, x.data(), at, grad.data(), scale.data(), ahead, 0, threads)) std::abort();
+            for (Size l = 0; l < layers; ++l) check(in_place ? w[l] : there_w[l], dw[l], 1e-2f, "mlp_backward, a step");
+        }
+        Numbers infinite(grad.size(), INFINITY);
+        if (PCL_BEST(mlp_backward)(of, x.data(), at, infinite.data(), scale.data(), ahead, 0, threads)) std::abort();
+    }
+
     std::vector<Size> labels(rows);
     for (Size r = 0; r < rows; ++r) labels[r] = r % columns;
     const std::vector<Size> blocks = rows > 1 ? std::vector<Size>{1, rows - 1} : std::vector<Size>{rows};

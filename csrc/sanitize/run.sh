@@ -1,6 +1,5 @@
 #!/bin/sh
-# Builds driver.cpp, edits.cpp, firefly.cpp, longhorn.cpp, mlp.cpp, regrow.cpp and the C++ core without Python, twice,
-# and runs both:
+# Builds driver.cpp, the files beside it and the C++ core without Python, twice, and runs both:
 #   AddressSanitizer and UndefinedBehaviorSanitizer with g++;
 #   ThreadSanitizer with clang++, whose OpenMP tells it (through Archer) where threads wait for each other. That
 #   of g++ does not, and every barrier would look like a race.

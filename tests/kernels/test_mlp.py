@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcl_kernels import _C, mlp, mlp_backward, mlp_descend, mlp_losses
 from pcl_kernels.mlp import reference
+from pcl_kernels.mlp.compiled import suits
 
 CHAINS = {
     "one row": (1, (7, 5)),
@@ -296,6 +298,24 @@ def test_losses_and_their_gradients(name: str) -> None:
     part = mlp_backward(x, weights, found.hidden, found.of_logits, scale=scale, wanted=some)
     for a, b, needed in zip([*part.weights, *part.biases], [*back.weights, *back.biases], some, strict=True):
         assert a is None if not needed else torch.equal(a, b)  # type: ignore[arg-type]
+
+
+def test_operands_are_looked_at_alike_with_an_older_torch(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
+    """Which C++ cannot ask."""
+
+    class Other(Tensor):
+        pass
+
+    t = torch.ones(3, 4)
+    cases: list[tuple[Tensor | None, ...]] = [
+        (t,), (t, None, t), (t.T,), (t, t.T), (t.double(),), (t, t.half()), (t[:0],), (t.to("meta"),),
+        (torch._neg_view(t),), (t, torch._efficientzerotensor((3, 4))), (t.as_subclass(Other),),
+        (torch.nn.Parameter(t), t[1:]), (t, t[:, 1:]),
+    ]  # fmt: skip
+    found = [suits(*case) for case in cases]  # type: ignore[arg-type]
+    assert found[:4] == [isa != "baseline"] * 3 + [False]
+    monkeypatch.setattr(sys.modules["pcl_kernels.mlp.compiled"], "READ_IN_CPP", False)
+    assert found == [suits(*case) for case in cases]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", CHAINS)
