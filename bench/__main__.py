@@ -14,6 +14,7 @@ import bench.combine
 import bench.exactness
 import bench.firefly
 import bench.firefly_apply
+import bench.ghost_gramian
 import bench.gramian
 import bench.growth
 import bench.longhorn_scan
@@ -44,7 +45,8 @@ times, and only within one table. A peer that is not installed is left out. On a
   one that a step makes, and the per-sample kernels of convolutions; "÷ training step" is against the model as it is,
   though the sweep works in channels-last memory, in which a convolutional training step is faster too.
 - mlp: "of the floor" is the time of the multiply-adds alone, in registers, over ours; the peer of "without a graph" is
-  torch's layers, head and cross-entropy under autograd.
+  torch's layers, head and cross-entropy under autograd, that of a "step of descent" also updates in place.
+- ghost_gramian: "torch" makes the same products of rows in float64, "formed" the gradients and then their Gramian.
 - growth: "plain" is forward and backward of a network in training, "over-grown" those of the network with every neuron
   split and 8 new ones in each group, to all candidates; "scores" is what all candidates' scores cost with n = 3; a
   phase is 40 steps of the candidates, scores over 4 batches, choice and rebuilding.
@@ -64,6 +66,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "overhead": bench.overhead.main,
     "memory_edit": bench.memory_edit.main,
     "mlp": bench.mlp.main,
+    "ghost_gramian": bench.ghost_gramian.main,
     "firefly": bench.firefly.main,
     "rehearsal": bench.rehearsal.main,
     "firefly_apply": bench.firefly_apply.main,

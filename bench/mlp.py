@@ -1,8 +1,9 @@
 """A perceptron in one compiled call beside torch's layers, from one sample to hundreds.
 
 Run `python -m bench.mlp`. The peer is the same `nn.Sequential` of Linear and ReLU under autograd. "without a
-graph" is `mlp_losses` and `mlp_backward` beside the peer with a linear layer and cross-entropy behind it. The floor are
-the multiply-adds at the rate of registers.
+graph" is `mlp_losses` and `mlp_backward` beside the peer with a linear layer and cross-entropy behind it; a step of
+descent is `mlp_losses` and `mlp_descend` beside that and an update in place. The floor are the multiply-adds at the
+rate of registers.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from bench.common import machine, medians, multiply_add_rate, table, threads
-from pcl_kernels import mlp, mlp_backward, mlp_losses
+from pcl_kernels import mlp, mlp_backward, mlp_descend, mlp_losses
 
 WIDTHS, COLUMNS = (784, 400, 400), 10
+RATE = 1e-6
 BATCHES = (1, 5, 10, 20, 30, 64, 128, 256)
 
 
@@ -41,6 +43,19 @@ def measure(batch: int, rate: float) -> list[object]:
     def ours(v: torch.Tensor) -> torch.Tensor:
         return mlp(v, weights, biases)
 
+    parameters = list(whole.parameters())
+    every, all_biases = [*weights, head.weight], [*biases, head.bias]
+
+    def torchs_step() -> None:
+        found = torch.autograd.grad(cross_entropy(whole(x), y), parameters)
+        with torch.no_grad():
+            for p, g in zip(parameters, found, strict=True):
+                p.add_(g, alpha=-RATE)
+
+    def our_step() -> object:
+        found = mlp_losses(x, every, all_biases, y, [batch])
+        return mlp_descend(x, every, all_biases, found.hidden, found.of_logits, lr=RATE)
+
     torch.testing.assert_close(ours(x), body(x), rtol=1e-4, atol=1e-5)
     t = medians(
         {
@@ -50,6 +65,8 @@ def measure(batch: int, rate: float) -> list[object]:
             "both": lambda: torch.autograd.grad(ours(x), own, grad),
             "torch, losses": lambda: torch.autograd.grad(cross_entropy(whole(x), y), list(whole.parameters())),
             "losses": ours_without_graph,
+            "torch, step": torchs_step,
+            "step": our_step,
         },
         rounds=15,
     )
@@ -66,6 +83,8 @@ def measure(batch: int, rate: float) -> list[object]:
         with_backward / rate / t["both"],
         t["losses"] * 1e6,
         t["torch, losses"] / t["losses"],
+        t["step"] * 1e6,
+        t["torch, step"] / t["step"],
     ]
 
 
@@ -73,7 +92,7 @@ def main() -> None:
     """One and two threads."""
     header = ["batch"]
     header += ["forward µs", "x torch", "of the floor", "+ backward µs", "x torch", "of the floor"]
-    header += ["without a graph µs", "x torch"]
+    header += ["without a graph µs", "x torch", "step of descent µs", "x torch"]
     for count in (1, 2):
         with threads(count):
             rate = multiply_add_rate()

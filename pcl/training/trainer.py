@@ -58,6 +58,7 @@ class Trainer:
             called once with the backbone's; heads join it as new parameter groups, with the settings they were made
             with, when their tasks appear. Frozen parameters rest, and may be frozen and released at any time. With
             :class:`pcl.BGD` a step takes gradients, and asks the weighting, once for every draw of the parameters.
+            Where plain :class:`torch.optim.SGD` moves a perceptron on the CPU, no gradient is kept: ``grad`` is None.
         weighting: how the task gradients combine; the mean if None. One that looks at losses alone makes a step cost
             one backward pass; one that works on the gradients themselves needs another strategy than ``"lowmem"``.
         memory: what is kept of samples, such as :class:`pcl.ClassMemory`, of finished tasks, or
