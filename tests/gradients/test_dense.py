@@ -161,7 +161,11 @@ def put_in_place(of: ContinualModel) -> None:
     of.backbone.forward = lambda x: x.flatten(1)[:, :7]
 
 
-@pytest.mark.parametrize("change", [hooked, replaced, weighed, without_bias, put_in_place])
+def tied(of: ContinualModel) -> None:
+    of.heads[1].bias = of.heads[0].bias
+
+
+@pytest.mark.parametrize("change", [tied, hooked, replaced, weighed, without_bias, put_in_place])
 def test_what_is_not_as_made_takes_autograd(change: Callable[[ContinualModel], None]) -> None:
     of = model()
     assert of.dense() is not None
