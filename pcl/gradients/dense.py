@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ class DensePass:
         heads = model.heads
         together = (heads[0].weight, heads[0].bias) if len(heads) == 1 else _side_by_side(heads)
         self._weights: list[Tensor] = [*[layer.weight for layer in model.layers], together[0]]
-        self._biases: list[Tensor] = [*[layer.bias for layer in model.layers], together[1]]
+        self._biases: list[Tensor | None] = [*[layer.bias for layer in model.layers], together[1]]
         parts = [[n] for n in sizes]
         if first:
             parts = [[first[t], n - first[t]] if t in first else [n] for t, n in zip(tasks, sizes, strict=True)]
@@ -181,12 +181,10 @@ class DensePass:
         if not all(p.requires_grad for p in parameters) or not mlp_descend(*known, lr=lr, scale=scale):
             return False
         if len(heads) > 1:
-            sizes = [len(head.weight) for head in heads]
-            parts = zip(heads, self._weights[-1].split(sizes), self._biases[-1].split(sizes), strict=True)
+            there = self.by_parameter(MLPGradients([], list(self._weights), list(self._biases)))
             with torch.no_grad():
-                for head, weight, bias in parts:
-                    head.weight.copy_(weight)
-                    head.bias.copy_(bias)
+                for p in (p for head in heads for p in (head.weight, head.bias)):
+                    p.copy_(cast(Tensor, there[id(p)]))
         for p in parameters:
             p.grad = None
         return True
@@ -204,7 +202,8 @@ class DensePass:
 
     def kept(self) -> "DensePass":
         """The same, which stays at the parameters' present values where others are put in their places."""
-        self._weights, self._biases = ([p.detach() for p in part] for part in (self._weights, self._biases))
+        self._weights = [weight.detach() for weight in self._weights]
+        self._biases = [None if bias is None else bias.detach() for bias in self._biases]
         return self
 
     def _weighted(self, weights: Tensor | None, weighted_heads: bool) -> tuple[Tensor, Tensor | None]:

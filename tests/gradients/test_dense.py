@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pcl import DER, EWC, HAL, MLP, ContinualModel, LwF, Mean, ReservoirMemory, Stream, Sum, Trainer
+from pcl import DER, EWC, HAL, MIR, MLP, ContinualModel, LwF, Mean, ReservoirMemory, Stream, Sum, Trainer
 from pcl.gradients.dense import DenseGradients, DenseLoss, DensePass
 from pcl.gradients.workspace import Workspace
 from pcl.memory.incoming import Incoming, moved
@@ -317,6 +317,25 @@ def test_where_a_step_ahead_leads() -> None:
     assert all(map(torch.equal, before, parameters))
     close(there, [p - 0.1 * u for p, u in zip(before, along, strict=True)])
     close(along, gradient([of.losses(x[t], y[t], t).mean() for t in x], [0.5, 0.5], parameters))
+
+
+def test_layers_without_bias() -> None:
+    ends = []
+    for listen in (False, True):
+        of = model(heads=0)
+        of.backbone[3].bias = None  # type: ignore[index, union-attr]
+        if listen:
+            hooked(of)
+        trainer = Trainer(
+            of, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), memory=ReservoirMemory(20), memory_batch=4,
+            retrieval=MIR(8, lr=0.1),
+        )  # fmt: skip
+        x, y = batches({f"{n}": 4 for n in range(5)}, 2)
+        trainer.add(Stream("s", [(x[n], y[n]) for n in x], [0, 1]))
+        trainer.fit()
+        assert (of.dense() is None) == listen
+        ends.append([p.detach() for p in of.parameters()])
+    close(*ends)
 
 
 def test_a_step_ahead_that_is_not_finite_is_one_of_the_gradient() -> None:
