@@ -215,10 +215,11 @@ std::uint32_t largest(const float* x, Size count) {
     return most;
 }
 
-// Whether no sum over rows of δ h can leave the range of floats.
+// Whether no sum over rows of δ h, or of δ, can leave the range of floats.
 bool in_range(Size rows, std::uint32_t delta, std::uint32_t h) {
     constexpr std::uint32_t infinite = 0x7f800000u;
-    const double most = static_cast<double>(bits<float>(delta)) * bits<float>(h) * static_cast<double>(rows);
+    const double wider = std::max(1.0, static_cast<double>(bits<float>(h)));
+    const double most = static_cast<double>(bits<float>(delta)) * wider * static_cast<double>(rows);
     return delta < infinite && h < infinite && most < std::numeric_limits<float>::max() / 2;
 }
 

@@ -200,11 +200,26 @@ class DensePass:
         layers = len(self._weights)
         return self.by_parameter(MLPGradients([], out[:layers], out[layers:]))
 
-    def kept(self) -> "DensePass":
-        """The same, which stays at the parameters' present values where others are put in their places."""
+    def keep(self) -> Callable[[], None]:
+        """Stay at the parameters' present values where others are put in their places; a function that says whether
+        they still are what they were.
+
+        Raises:
+            RuntimeError: by that function, if they have been changed in place.
+        """
         self._weights = [weight.detach() for weight in self._weights]
         self._biases = [None if bias is None else bias.detach() for bias in self._biases]
-        return self
+        now = [p for p in (*self._weights, *self._biases) if p is not None]
+        versions = [p._version for p in now]
+
+        def check() -> None:
+            if versions != [p._version for p in now]:
+                raise RuntimeError(
+                    "the parameters have changed since the gradient of the step ahead was asked for; look at it before "
+                    "the step is made, or keep a copy: list(incoming.gradient)"
+                )
+
+        return check
 
     def _weighted(self, weights: Tensor | None, weighted_heads: bool) -> tuple[Tensor, Tensor | None]:
         """The losses' derivatives with respect to the logits, and what scales those below, as
@@ -286,7 +301,7 @@ class DenseGradients(TaskGradients):
         self._uses = [
             use for use in run.uses(found.deltas) if self._wants(use.layer.weight) or self._wants(use.layer.bias)
         ]
-        whole = 2 * len(self._uses) == len(self.shared)  # weight and bias of every layer
+        whole = all(self._wants(use.layer.weight) and self._wants(use.layer.bias) for use in self._uses)
         ghost, stored = map(sum, zip(*[costs(use, len(self.tasks)) for use in self._uses], strict=True))
         self._formless = whole and ghost < stored
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -53,6 +53,20 @@ class Course(Sequence[Tensor | None]):
         return self._reached[lr]
 
 
+def _of_dense(run: DensePass, parameters: Sequence[nn.Parameter]) -> Course:
+    even, check = torch.full((len(run.tasks),), 1 / len(run.tasks)), run.keep()
+
+    def find() -> Sequence[Tensor | None]:
+        check()
+        return DenseLoss(run, parameters, []).combine(even)
+
+    def reached(lr: float) -> Mapping[int, Tensor | None] | None:
+        check()
+        return run.reached(even, lr)
+
+    return Course(find, reached)
+
+
 def _reached(parameters: Sequence[nn.Parameter], along: Sequence[Tensor | None], lr: float) -> list[Tensor | None]:
     pairs = zip(parameters, along, strict=True)
     return [None if u is None else torch.sub(p.data, u, alpha=lr) for p, u in pairs]
@@ -85,8 +99,7 @@ class Incoming:
         """
         dense = self._dense()
         if dense is not None:
-            run, even = dense.kept(), torch.full((len(dense.tasks),), 1 / len(dense.tasks))
-            return Course(lambda: DenseLoss(run, self.parameters, []).combine(even), partial(run.reached, even))
+            return _of_dense(dense, self.parameters)
         total: list[Tensor | None] = [None] * len(self.parameters)
         with evaluation_mode(self.model):
             for task, batches in self.batches.items():

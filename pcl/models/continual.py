@@ -194,14 +194,14 @@ class ContinualModel(nn.Module):
 
     def dense(self) -> DenseModel | None:
         """The layers whose logits are those of every sample, if the backbone is a perceptron, the heads are linear, no
-        two of them share a parameter and nobody listens to any of them; else None."""
+        two of them share memory and nobody listens to any of them; else None."""
         if self.by_task or not self.shares_columns or self.head is not None or not is_plain(self.backbone, MLP):
             return None
         layers, heads = cast(MLP, self.backbone).linear_layers(), cast(list[nn.Linear], list(self.heads))
         if not layers or not all(is_plain(head, nn.Linear) and head.bias is not None for head in heads):
             return None
         own = [p for layer in (*layers, *heads) for p in layer._parameters.values() if p is not None]
-        return DenseModel(layers, heads) if len({id(p) for p in own}) == len(own) else None
+        return DenseModel(layers, heads) if len({p.data_ptr() for p in own}) == len(own) else None
 
     def columns(self, task: str) -> tuple[int, ...]:
         """The classes that the columns of ``forward(x, task)`` stand for."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from pcl.memory.base import Memory
 from pcl.memory.before_update import BeforeUpdate
 from pcl.memory.gradient_edit import GradientEdit
+from pcl.memory.stored_losses import StoredLosses
 from pcl.models.modes import evaluation_mode
 
 if TYPE_CHECKING:
@@ -53,10 +54,7 @@ def edit_gradient(trainer: "Trainer", memory: Memory, edit: GradientEdit, rows: 
         direction = torch.autograd.grad(loss, shared, allow_unused=True)
     shown = memory.take(rows)
 
-    def losses(x: Tensor, part: slice | Tensor) -> Tensor:
-        return trainer.model.mixed_losses(x, shown.y[part], shown.task[part], shown.names)
-
-    return edit.gradient(trainer.model, losses, shown.x, shared, direction)
+    return edit.gradient(trainer.model, StoredLosses(trainer.model, shown), shown.x, shared, direction)
 
 
 def _spread(memory: Memory, most: int) -> Tensor:

@@ -93,7 +93,7 @@ def mlp_losses(
         ValueError: as :func:`mlp`, for blocks that are not the rows, and on the CPU for a target outside the columns;
             to look at targets on a GPU would be to wait for it.
     """
-    _check(x, weights, biases)
+    _check(x, weights, biases, "mlp_losses")
     if target.dtype != torch.int64:
         raise TypeError(f"mlp_losses: expected target of int64, got {target.dtype}; convert it with .long()")
     rows = x.shape[0]
@@ -141,9 +141,12 @@ def mlp_backward(
     Raises:
         ValueError: for other shapes than these.
     """
+    _check(x, weights, [None] * len(weights), "mlp_backward")
     _check_deltas("mlp_backward", x, weights, hidden, of_logits, scale)
     layers = len(weights)
     wanted = [True] * (2 * layers) if wanted is None else wanted
+    if len(wanted) != 2 * layers:
+        raise ValueError(f"mlp_backward: expected wanted for {layers} weights and as many biases, got {len(wanted)}")
     if suits(x, of_logits, scale, *weights, *hidden):
         return compiled.backward(x, weights, hidden, of_logits, scale, wanted, 0, of_x)
     return _composed_backward(x, weights, hidden, of_logits, scale, wanted, of_x)
@@ -167,8 +170,8 @@ def mlp_descend(
 
     all from the deltas of the weights as they were. The kernel never stores a gradient, and has the bits of one that is
     stored and then used. That all are finite it knows beforehand, as
-    :math:`|\sum_r \delta_{l,r} h_{l-1,r}| \le B \max|\delta_l| \max|h_{l-1}|`. Where that bound says nothing, and for
-    operands that the kernel does not read, gradients are stored and looked at, which on a GPU waits for it.
+    :math:`|\sum_r \delta_{l,r} h_{l-1,r}| \le B \max|\delta_l| \max(1, |h_{l-1}|)`. Where that bound says nothing, and
+    for operands that the kernel does not read, gradients are stored and looked at, which on a GPU waits for it.
 
     Args:
         x, hidden, of_logits, scale: as for :func:`mlp_backward`.
@@ -182,6 +185,7 @@ def mlp_descend(
     Raises:
         ValueError: for other shapes than these.
     """
+    _check(x, weights, biases, "mlp_descend")
     _check_deltas("mlp_descend", x, weights, hidden, of_logits, scale)
     at = [*weights, *biases]
     to = at if out is None else list(out)
@@ -203,11 +207,13 @@ def _check_deltas(
     of_logits: Tensor,
     scale: Tensor | None,
 ) -> None:
-    layers, shape = len(weights), (x.shape[0], weights[-1].shape[0])
-    if of_logits.shape != shape or (scale is not None and scale.shape != shape[:1]) or len(hidden) != layers - 1:
+    rows = x.shape[0]
+    shapes = [(rows, weight.shape[0]) for weight in weights]
+    found = [h.shape for h in (*hidden, of_logits)]
+    if found != shapes or (scale is not None and scale.shape != (rows,)):
         raise ValueError(
-            f"{op}: expected {layers - 1} hidden layers, of_logits {shape} and scale {shape[:1]}; got "
-            f"{len(hidden)}, {tuple(of_logits.shape)} and {None if scale is None else tuple(scale.shape)}"
+            f"{op}: expected hidden layers and of_logits of the shapes {shapes} and scale ({rows},); got "
+            f"{list(map(tuple, found))} and {_shape(scale)}"
         )
 
 
@@ -326,21 +332,21 @@ def _split(operands: Sequence[Tensor | None], layers: int) -> tuple[Any, Any, An
     return operands[0], operands[1 : 1 + layers], operands[1 + layers :]
 
 
-def _check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
+def _check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], op: str = "mlp") -> None:
     if not isinstance(x, Tensor) or not all(isinstance(w, Tensor) for w in weights):
-        raise TypeError("mlp: expected a tensor x and a list of tensors as weights")
+        raise TypeError(f"{op}: expected a tensor x and a list of tensors as weights")
     if not weights or len(weights) != len(biases):
-        raise ValueError(f"mlp: expected as many biases as weights, at least 1; got {len(biases)} and {len(weights)}")
+        raise ValueError(f"{op}: expected as many biases as weights, at least 1; got {len(biases)} and {len(weights)}")
     width = x.shape[1] if x.dim() == 2 else None
     for number, (weight, bias) in enumerate(zip(weights, biases, strict=True), 1):
         if weight.dim() != 2 or weight.shape[1] != width:
             raise ValueError(
-                f"mlp: layer {number}: expected x (B, n) and a weight (m, {width or 'n'}); got x {tuple(x.shape)} and "
+                f"{op}: layer {number}: expected x (B, n) and a weight (m, {width or 'n'}); got x {tuple(x.shape)} and "
                 f"a weight {tuple(weight.shape)}"
             )
         width = weight.shape[0]
         if bias is not None and bias.shape != (width,):
-            raise ValueError(f"mlp: layer {number}: expected a bias ({width},), got {tuple(bias.shape)}")
+            raise ValueError(f"{op}: layer {number}: expected a bias ({width},), got {tuple(bias.shape)}")
 
 
 def _no_column(columns: int) -> ValueError:

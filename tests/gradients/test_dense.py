@@ -165,7 +165,11 @@ def tied(of: ContinualModel) -> None:
     of.heads[1].bias = of.heads[0].bias
 
 
-@pytest.mark.parametrize("change", [tied, hooked, replaced, weighed, without_bias, put_in_place])
+def in_one_memory(of: ContinualModel) -> None:
+    of.heads[1].weight.data = of.heads[0].weight.data  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("change", [tied, in_one_memory, hooked, replaced, weighed, without_bias, put_in_place])
 def test_what_is_not_as_made_takes_autograd(change: Callable[[ContinualModel], None]) -> None:
     of = model()
     assert of.dense() is not None
@@ -317,6 +321,36 @@ def test_where_a_step_ahead_leads() -> None:
     assert all(map(torch.equal, before, parameters))
     close(there, [p - 0.1 * u for p, u in zip(before, along, strict=True)])
     close(along, gradient([of.losses(x[t], y[t], t).mean() for t in x], [0.5, 0.5], parameters))
+
+
+def test_a_step_ahead_is_looked_at_before_the_step() -> None:
+    of = model()
+    x, y = batches({"task 0": 6}, 4)
+    ahead, looked_at = (Incoming(of, {"task 0": [(x["task 0"], y["task 0"])]}).gradient for _ in range(2))
+    before = list(looked_at)
+    with torch.no_grad():
+        for p in of.parameters():
+            p.add_(1.0)
+    with pytest.raises(RuntimeError, match="before the step is made"):
+        list(ahead)
+    with pytest.raises(RuntimeError, match="before the step is made"):
+        ahead.reached(list(of.parameters()), 0.1)
+    close(list(looked_at), before)
+
+
+def test_a_frozen_bias_is_not_in_the_gramian() -> None:
+    torch.manual_seed(0)
+    of = ContinualModel(MLP(12, [300, 7]), 7, "class")
+    of.add_task("task 0", range(4))
+    of.backbone[1].bias.requires_grad_(False)  # type: ignore[index, union-attr]
+    of.backbone.register_parameter("another", nn.Parameter(torch.ones(2)))
+    run, losses = passed(of, ROWS)
+    ours = DenseGradients(run, of.shared_parameters(), of.head_parameters(), Workspace())
+    named = [p for name, p in of.backbone.named_parameters() if p.requires_grad and name != "another"]
+    flat = torch.stack(
+        [torch.cat([g.flatten() for g in torch.autograd.grad(loss, named, retain_graph=True)]) for loss in losses]
+    ).double()
+    close(ours.gramian(), flat @ flat.T)
 
 
 def test_layers_without_bias() -> None:

@@ -378,6 +378,34 @@ def test_no_step_down_along_what_is_not_finite(threads: int) -> None:
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-3])
+def test_a_bias_whose_gradient_is_infinite_stays(size: float) -> None:
+    weight, bias = torch.ones(5, 3), torch.zeros(5)
+    assert not mlp_descend(torch.full((4, 3), size), [weight], [bias], [], torch.full((4, 5), 2e38), lr=0.1)
+    assert bool((weight == 1).all())
+    assert bool((bias == 0).all())
+
+
+def test_shapes_that_do_not_fit_are_refused_before_the_kernel() -> None:
+    x, (w, v), (b, c) = torch.randn(4, 30), (torch.randn(50, 30), torch.randn(5, 50)), (torch.zeros(50), torch.zeros(5))
+    h, z = torch.randn(4, 50), torch.randn(4, 5)
+    with pytest.raises(ValueError, match="mlp_descend: expected as many biases"):
+        mlp_descend(x, [w, v], [], [h], z, lr=0.1)
+    with pytest.raises(ValueError, match=r"mlp_descend: layer 2: expected a bias \(5,\)"):
+        mlp_descend(x, [w, v], [b, b], [h], z, lr=0.1)
+    with pytest.raises(ValueError, match="mlp_descend: expected out"):
+        mlp_descend(x, [w, v], [b, c], [h], z, lr=0.1, out=[w, v, b])
+    for hidden, of_logits, scale in (([h[:1, :2]], z, None), ([], z, None), ([h], z[:, 1:], None), ([h], z, z[0])):
+        with pytest.raises(ValueError, match="mlp_backward: expected hidden layers"):
+            mlp_backward(x, [w, v], hidden, of_logits, scale=scale)
+        with pytest.raises(ValueError, match="mlp_descend: expected hidden layers"):
+            mlp_descend(x, [w, v], [b, c], hidden, of_logits, lr=0.1, scale=scale)
+    with pytest.raises(ValueError, match="mlp_backward: layer 1"):
+        mlp_backward(x[:, 1:], [w, v], [h], z)
+    with pytest.raises(ValueError, match="wanted"):
+        mlp_backward(x, [w, v], [h], z, wanted=[True])
+
+
 def test_logits_far_apart() -> None:
     x, weight = torch.tensor([[1.0], [-1.0]]), torch.tensor([[1e4], [-1e4], [0.0]])
     found = mlp_losses(x, [weight], [None], torch.tensor([0, 0]), [1, 1])
@@ -414,7 +442,7 @@ def test_what_is_refused() -> None:
         with pytest.raises(ValueError, match="from 0 to 4"):
             mlp_losses(x, [first], [b], torch.tensor([0, wrong, 0, 0]), [4])
     found = mlp_losses(x, [first, second], [b, c], y, [4])
-    with pytest.raises(ValueError, match="expected 1 hidden"):
+    with pytest.raises(ValueError, match="expected hidden"):
         mlp_backward(x, [first, second], [], found.of_logits)
     with pytest.raises(ValueError, match="of_logits"):
         mlp_backward(x, [first, second], found.hidden, found.of_logits[:, :1])
