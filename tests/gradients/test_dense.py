@@ -86,6 +86,7 @@ def test_a_gradient_for_every_task(over: str, width: int) -> None:
     close(ours.gramian(), flat @ flat.T)
     close(ours.combine([0.5, 2.0, -1.0]), gradient(losses, [0.5, 2.0, -1.0], shared))
     close(ours.own, gradient(losses, [1.0] * 3, own) if own else [])
+    assert ours.descend(torch.tensor([0.5, 2.0, -1.0]), 0.1) == (width == 300)  # what is stored need not be found again
 
 
 @pytest.mark.parametrize("over", ["backbone", "all"])
