@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from pcl import DER, EWC, HAL, MIR, MLP, ContinualModel, LwF, Mean, ReservoirMemory, Stream, Sum, Trainer
+from pcl import DER, EWC, HAL, MIR, MLP, ContinualModel, GMEDEdit, LwF, Mean, ReservoirMemory, Stream, Sum, Trainer
 from pcl.gradients.dense import DenseGradients, DenseLoss, DensePass
 from pcl.gradients.workspace import Workspace
 from pcl.memory.incoming import Incoming, moved
@@ -296,6 +296,30 @@ def test_an_optimizer_that_somebody_watches_makes_the_same_run(by_hand: bool) ->
         assert watched or all(p.grad is None for p in of.parameters())
         ends.append(torch.cat([p.detach().flatten() for p in of.parameters()]))
     assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("kind", ["some parameters", "two rates", "clip", "an edit after the update"])
+def test_updates_of_other_kinds_are_as_with_a_listener(kind: str) -> None:
+    ends = []
+    for listen in (False, True):
+        of, some = model(heads=0), 2 if kind == "some parameters" else 6
+        if listen:
+            hooked(of)
+        trainer = Trainer(
+            of, optimizer=lambda p, some=some: torch.optim.SGD(list(p)[:some], lr=0.1),  # type: ignore[misc]
+            memory=ReservoirMemory(20), memory_batch=4, clip=0.1 if kind == "clip" else None,
+            edit=GMEDEdit(1.0, valid=None) if "edit" in kind else None,
+        )  # fmt: skip
+        x, y = batches({f"{n}": 4 for n in range(5)}, 2)
+        trainer.add(Stream("s", [(x[n], y[n]) for n in x], [0, 1]))
+        trainer.step()
+        if kind == "two rates":
+            trainer.optimizer.param_groups[1]["lr"] = 0.01
+        trainer.fit()
+        memory = trainer.memory
+        assert isinstance(memory, ReservoirMemory)
+        ends.append([*[p.detach() for p in of.parameters()], memory.x])
+    close(*ends)
 
 
 def test_a_rate_of_zero_changes_nothing() -> None:
