@@ -292,14 +292,14 @@ std::vector<float*> floats(const Addresses& at) {
 }  // namespace
 
 void register_mlp(pybind11::module_& m) {
-    // Whether the kernels read these float32 tensors where they are, the first perhaps after a copy; None is passed over.
+    // Whether the kernels read these tensors where they are, the first perhaps after a copy; None is passed over.
     m.def("mlp_reads", [](const pybind11::list& tensors) {
         for (std::size_t i = 0; i < tensors.size(); ++i) {
             PyObject* const object = tensors[i].ptr();
             if (object == Py_None) continue;
             TensorView t;
-            if (!view(object, false, t) || t.dtype() != f32 || t.elements() == 0 || !t.data || negated(object)) return false;
-            if (i > 0 && !t.contiguous()) return false;
+            if (!view(object, false, t) || t.dtype() != f32 || t.elements() == 0) return false;
+            if (!t.data || negated(object) || (i > 0 && !t.contiguous())) return false;
         }
         return true;
     });
@@ -318,12 +318,12 @@ void register_mlp(pybind11::module_& m) {
     // to: deltas, weights, biases
     m.def("mlp_backward", [](Size rows, const std::vector<Size>& widths, bool relu_last, Address x,
                              const Addresses& weights, const Addresses& biases, const Addresses& h, Address grad,
-                             Address scale, const std::array<Addresses, 3>& to, Address dx, std::optional<float> rate, int lowest,
-                             int threads) {
+                             Address scale, const std::array<Addresses, 3>& to, Address dx, std::optional<float> rate,
+                             int lowest, int threads) {
         pybind11::gil_scoped_release release;
-        return PCL_BEST(mlp_backward)({rows, widths, floats(weights), floats(biases), relu_last}, floats(x), floats(h), floats(grad),
-                                      floats(scale), {floats(to[0]), floats(to[1]), floats(to[2]), floats(dx), rate},
-                                      lowest, threads);
+        const MlpGradients found{floats(to[0]), floats(to[1]), floats(to[2]), floats(dx), rate};
+        return PCL_BEST(mlp_backward)({rows, widths, floats(weights), floats(biases), relu_last}, floats(x), floats(h),
+                                      floats(grad), floats(scale), found, lowest, threads);
     });
 }
 
