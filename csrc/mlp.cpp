@@ -17,26 +17,11 @@
 #include "isa.hpp"
 #include "longhorn_lanes.hpp"
 #include "mlp.hpp"
+#include "mlp_products.hpp"
 
 namespace pcl::PCL_ISA {
 
 constexpr int kNeurons = 4, kSamples = kFloats / kNeurons;  // of a tile forward: a sum for every lane
-constexpr Size kAhead = 20;                                  // products of a tile for which C is on its way
-constexpr int kTall = 6, kWide = kRegisters == 32 ? 4 : 2;  // rows and vectors of a tile backward
-
-// a b + c, rounded once in every place it stands: left to the compiler, some places would round twice.
-inline Floats multiply_add(Floats a, Floats b, Floats c) {
-#if defined(__AVX512F__)
-    return bits<Floats>(_mm512_fmadd_ps(bits<__m512>(a), bits<__m512>(b), bits<__m512>(c)));
-#elif defined(__AVX2__)
-    return bits<Floats>(_mm256_fmadd_ps(bits<__m256>(a), bits<__m256>(b), bits<__m256>(c)));
-#else
-    return a * b + c;
-#endif
-}
-
-// 0 where gate <= 0; NaN is no such place.
-inline Floats gated(Floats x, Floats gate) { return gate <= 0.0f ? Floats{} : x; }
 
 // sum[s * kNeurons + r] = <x_s, w_r> for the first `samples` rows of x.
 template <int samples>
@@ -90,84 +75,6 @@ void layer_forward(Size rows, Size in, Size out, const float* x, const float* w,
     }
 }
 
-// C = A B, or 0 where gate <= 0, or base - rate A B; A (rows, depth) with steps of its own, the others row-major with
-// rows of `columns`. C may be the base.
-struct Product {
-    Size rows, depth, columns;
-    const float* a;
-    Size a_row, a_depth;
-    const float *b, *gate;
-    float* c;
-    const float* base = nullptr;
-    float rate = 0;
-};
-
-// A vector of a tile; in tiles of one vector its first `width` lanes.
-template <int wide>
-inline Floats part(const float* from, int width) {
-    return wide > 1 ? load_lanes(from) : load_part(from, width);
-}
-
-template <int tall, int wide>
-inline void tile(const Product& p, Size row, Size column, int width) {
-    Floats sum[tall][wide] = {};
-    const float *a = p.a + row * p.a_row, *b = p.b + column;
-    const Size soon = p.depth > kAhead ? p.depth - kAhead : 0;
-    for (Size k = 0; k < p.depth; ++k, a += p.a_depth, b += p.columns) {
-        if (k == soon && p.base)
-            for (int m = 0; m < tall; ++m)
-                for (int v = 0; v < wide; ++v) __builtin_prefetch(p.base + (row + m) * p.columns + column + v * kFloats);
-        Floats x[wide];
-#pragma GCC unroll 4
-        for (int v = 0; v < wide; ++v) x[v] = part<wide>(b + v * kFloats, width);
-#pragma GCC unroll 6
-        for (int m = 0; m < tall; ++m)
-#pragma GCC unroll 4
-            for (int v = 0; v < wide; ++v) sum[m][v] = multiply_add(splat(a[m * p.a_row]), x[v], sum[m][v]);
-    }
-#pragma GCC unroll 6
-    for (int m = 0; m < tall; ++m)
-#pragma GCC unroll 4
-        for (int v = 0; v < wide; ++v) {
-            const Size at = (row + m) * p.columns + column + v * kFloats;
-            Floats z = sum[m][v];
-            if (p.gate) z = gated(z, part<wide>(p.gate + at, width));
-            if (p.base) z = multiply_add(z, splat(-p.rate), part<wide>(p.base + at, width));
-            wide > 1 ? store_lanes(p.c + at, z) : store_part(p.c + at, z, width);
-        }
-}
-
-template <int wide>
-inline void column_of_tiles(const Product& p, Size column, int width) {
-    for (Size row = 0; row < p.rows;) {
-        const Size left = p.rows - row, tiles = (left + kTall - 1) / kTall, tall = (left + tiles - 1) / tiles;
-        switch (tall) {  // as even as can be
-            case 6: tile<6, wide>(p, row, column, width); break;
-            case 5: tile<5, wide>(p, row, column, width); break;
-            case 4: tile<4, wide>(p, row, column, width); break;
-            case 3: tile<3, wide>(p, row, column, width); break;
-            case 2: tile<2, wide>(p, row, column, width); break;
-            default: tile<1, wide>(p, row, column, width);
-        }
-        row += tall;
-    }
-}
-
-constexpr Size kPanel = kWide * kFloats;
-
-inline void multiply(const Product& p, Size panel) {  // a panel of C's columns
-    const Size first = panel * kPanel, end = std::min(p.columns, first + kPanel);
-    if (end - first == kPanel) return column_of_tiles<kWide>(p, first, kFloats);
-    for (Size c = first; c < end; c += kFloats)
-        column_of_tiles<1>(p, c, static_cast<int>(std::min<Size>(kFloats, end - c)));
-}
-
-void multiply(const Product& p, int threads) {
-    const Size panels = (p.columns + kPanel - 1) / kPanel;
-#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
-    for (Size i = 0; i < panels; ++i) multiply(p, i);
-}
-
 // db = Σ over rows of delta (rows, columns), at least one; or base - rate Σ
 void column_sums(Size rows, Size columns, const float* delta, float* to, const float* base, float rate) {
     std::vector<float> sums(delta, delta + columns);
@@ -208,6 +115,8 @@ bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& b
     return true;
 }
 
+constexpr std::uint32_t kInfinite = 0x7f800000u;
+
 // The largest |x|, as the bits of a float: infinity, or more for NaN, where not all are finite.
 std::uint32_t largest(const float* x, Size count) {
     std::uint32_t most = 0;
@@ -217,10 +126,44 @@ std::uint32_t largest(const float* x, Size count) {
 
 // Whether no sum over rows of δ h, or of δ, can leave the range of floats.
 bool in_range(Size rows, std::uint32_t delta, std::uint32_t h) {
-    constexpr std::uint32_t infinite = 0x7f800000u;
     const double wider = std::max(1.0, static_cast<double>(bits<float>(h)));
     const double most = static_cast<double>(bits<float>(delta)) * wider * static_cast<double>(rows);
-    return delta < infinite && h < infinite && most < std::numeric_limits<float>::max() / 2;
+    return delta < kInfinite && h < kInfinite && most < std::numeric_limits<float>::max() / 2;
+}
+
+// The neurons that a gradient comes to: not those where it is zero in every row.
+Places reached(Size rows, Size columns, const float* delta) {
+    std::vector<std::uint32_t> any(columns);
+    for (Size r = 0; r < rows; ++r)
+        for (Size c = 0; c < columns; ++c) any[c] |= bits<std::uint32_t>(delta[r * columns + c]) << 1;  // no sign
+    Places found;
+    for (Size c = 0; c < columns; ++c)
+        if (any[c]) found.push_back(c);
+    return found;
+}
+
+// With them those that the layers below hear of all the same: 0 times infinity is NaN.
+Places heard(const Places& reached, Size in, Size out, const float* w) {
+    Places found;
+    auto next = reached.begin();
+    for (Size c = 0; c < out; ++c) {
+        const bool there = next != reached.end() && *next == c;
+        next += there;
+        if (there || largest(w + c * in, in) >= kInfinite) found.push_back(c);
+    }
+    return found;
+}
+
+// dW = Σ over rows of δ hᵀ; or base - rate Σ. Nothing is added up where δ is zero in every row.
+void weight_gradient(const Places& rows, Size in, Size out, const float* delta, const Places& reached, const float* h,
+                     float* to, const float* base, float rate, int threads) {
+    multiply({reached, rows, in, delta, 1, out, h, nullptr, to, base, rate}, threads);
+    auto next = reached.begin();
+    for (Size c = 0; c < out && to != base; ++c) {
+        if (next != reached.end() && *next == c) ++next;
+        else if (base) std::copy_n(base + c * in, in, to + c * in);
+        else std::fill_n(to + c * in, in, 0.0f);
+    }
 }
 
 // Down to the layer `lowest`. scale (rows,), or null: the rows of all δ below the last layer, and what follows from
@@ -231,7 +174,10 @@ bool mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>
     const int last = of.last();
     const bool descends = to.rate.has_value();
     const float rate = to.rate.value_or(0);
+    const Places rows = all(of.rows);
+    const auto input = [&](int l) { return l ? h[l - 1] : x; };
     std::vector<const float*> delta(last + 1);
+    std::vector<Places> live(last + 1);
     delta[last] = grad;
     if (of.relu_last) {
         for (Size i = 0; i < of.rows * of.widths[last + 1]; ++i) to.delta[last][i] = h[last][i] <= 0 ? 0.0f : grad[i];
@@ -239,24 +185,28 @@ bool mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>
     }
     for (int l = last; l >= lowest; --l) {
         const Size out = of.widths[l + 1], in = of.widths[l];
+        live[l] = reached(of.rows, out, delta[l]);
         float* const below = l > lowest ? to.delta[l - 1] : l == 0 ? to.x : nullptr;
         if (!below) continue;
-        multiply({of.rows, out, in, delta[l], out, 1, of.weights[l], l ? h[l - 1] : nullptr, below}, threads);
+        const Places depth = heard(live[l], in, out, of.weights[l]);
+        multiply({rows, depth, in, delta[l], out, 1, of.weights[l], l ? h[l - 1] : nullptr, below}, threads);
         if (scale && l == last)
             for (Size row = 0; row < of.rows; ++row)
                 for (Size c = 0; c < in; ++c) below[row * in + c] *= scale[row];
         if (l > lowest) delta[l - 1] = below;
     }
-    for (int l = lowest; descends && l <= last; ++l) {
-        const Size out = of.widths[l + 1], in = of.widths[l];
-        if (!in_range(of.rows, largest(delta[l], of.rows * out), largest(l ? h[l - 1] : x, of.rows * in))) return false;
+    for (int l = lowest; l <= last; ++l) {
+        const Size out = of.widths[l + 1];
+        const std::uint32_t most = largest(input(l), of.rows * of.widths[l]);
+        if (descends && !in_range(of.rows, largest(delta[l], of.rows * out), most)) return false;
+        if (most >= kInfinite) live[l] = all(out);  // 0 times infinity is NaN
     }
     for (int l = last; l >= lowest; --l) {
         const Size out = of.widths[l + 1], in = of.widths[l];
-        if (to.biases[l]) column_sums(of.rows, out, delta[l], to.biases[l], descends ? of.biases[l] : nullptr, rate);
+        const float *const b = descends ? of.biases[l] : nullptr, *const w = descends ? of.weights[l] : nullptr;
+        if (to.biases[l]) column_sums(of.rows, out, delta[l], to.biases[l], b, rate);
         if (to.weights[l])
-            multiply({out, of.rows, in, delta[l], 1, out, l ? h[l - 1] : x, nullptr, to.weights[l],
-                      descends ? of.weights[l] : nullptr, rate}, threads);
+            weight_gradient(rows, in, out, delta[l], live[l], input(l), to.weights[l], w, rate, threads);
     }
     return true;
 }

@@ -69,7 +69,7 @@ void chain(Size rows, const std::vector<Size>& widths, bool relu_last, int threa
     std::vector<Numbers> delta, dw, db;
     MlpGradients to;
     for (Size l = 0; l < layers; ++l) {
-        delta.emplace_back(l < kept ? h[l].size() : 0), dw.emplace_back(w[l].size()), db.emplace_back(widths[l + 1]);
+        delta.emplace_back(l < kept ? h[l].size() : 0), dw.emplace_back(w[l].size(), 9.0f), db.emplace_back(widths[l + 1], 9.0f);
         if (l < kept) to.delta.push_back(delta[l].data());
         to.weights.push_back(dw[l].data()), to.biases.push_back(db[l].data());
     }
@@ -101,6 +101,7 @@ void chain(Size rows, const std::vector<Size>& widths, bool relu_last, int threa
         std::vector<Numbers> there_w = w, there_b = b;
         MlpGradients ahead{to.delta, {}, {}, nullptr, 0.5f};
         for (Size l = 0; l < layers; ++l) {
+            there_w[l].assign(w[l].size(), 9.0f);
             ahead.weights.push_back(there_w[l].data()), ahead.biases.push_back(of.biases[l] ? there_b[l].data() : nullptr);
             for (std::size_t i = 0; i < dw[l].size(); ++i) dw[l][i] = w[l][i] - 0.5f * dw[l][i];
         }

@@ -137,6 +137,27 @@ def test_what_is_not_finite_shows(value: float) -> None:
     assert torch.equal(found.isnan(), torch.autograd.grad(expected.sum(), weights[0])[0].isnan())
 
 
+@pytest.mark.parametrize("what", ["nothing", "its weights", "its input"])
+def test_a_neuron_that_no_gradient_comes_to(what: str) -> None:
+    """Zero times infinity is NaN there too."""
+    x, weights, biases = chain("ragged")
+    x, weights[0][5], biases[0][5] = x.abs(), -1.0, -1.0
+    if what == "its weights":
+        weights[0][5, 3] = -torch.inf
+    elif what == "its input":
+        x[:, 2] = torch.inf
+        weights[0][:, 2] = -1.0
+    mine, theirs = leaves(x, *weights, *biases), [t.double() for t in leaves(x, *weights, *biases)]
+    layers = len(weights)
+    y = mlp(mine[0], mine[1 : 1 + layers], mine[1 + layers :])
+    found = torch.autograd.grad(y.sum(), mine)
+    expected = torch.autograd.grad(reference.mlp(theirs[0], theirs[1 : 1 + layers], theirs[1 + layers :]).sum(), theirs)
+    assert bool((found[1][5] == 0).all()) == (what != "its input")
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a.isnan(), b.isnan())
+        close(a.nan_to_num(), b.nan_to_num())
+
+
 def test_a_row_has_the_same_bits_whatever_stands_beside_it_and_for_any_number_of_threads(isa: str) -> None:
     if isa == "baseline":
         pytest.skip("torch's operators run, which promise no such thing")
