@@ -239,19 +239,36 @@ std::vector<float*> floats(const Addresses& at) {
     return found;
 }
 
+// Whether the kernels read this tensor where it is, row after row.
+bool reads(const pybind11::object& tensor, TensorView& t) {
+    if (!view(tensor.ptr(), false, t) || t.dtype() != f32 || t.elements() == 0) return false;
+    return t.data && t.contiguous() && !negated(tensor.ptr());
+}
+
 }  // namespace
 
 void register_mlp(pybind11::module_& m) {
-    // Whether the kernels read these tensors where they are, the first perhaps after a copy; None is passed over.
-    m.def("mlp_reads", [](const pybind11::list& tensors) {
-        for (std::size_t i = 0; i < tensors.size(); ++i) {
-            PyObject* const object = tensors[i].ptr();
-            if (object == Py_None) continue;
-            TensorView t;
-            if (!view(object, false, t) || t.dtype() != f32 || t.elements() == 0) return false;
-            if (!t.data || negated(object) || (i > 0 && !t.contiguous())) return false;
+    // Whether x, weights, biases and the tensors behind every layer fit together, and the kernels read them where they
+    // are, x perhaps after a copy. What is None is not looked at.
+    using Several = std::optional<pybind11::sequence>;
+    m.def("mlp_fits", [](const pybind11::object& x, const pybind11::sequence& weights, const Several& biases,
+                         const Several& behind, const pybind11::object& scale) {
+        TensorView of_x;
+        if (!view(x.ptr(), false, of_x) || of_x.dims != 2 || of_x.dtype() != f32 || of_x.elements() == 0) return false;
+        if (!of_x.data || negated(x.ptr())) return false;
+        const Size rows = of_x.shape[0], layers = weights.size();
+        const auto as_many = [&](const Several& others) { return !others || static_cast<Size>(others->size()) == layers; };
+        if (layers == 0 || !as_many(biases) || !as_many(behind)) return false;
+        Size in = of_x.shape[1];
+        TensorView t;
+        for (Size l = 0; l < layers; ++l) {
+            if (!reads(weights[l], t) || t.dims != 2 || t.shape[1] != in) return false;
+            in = t.shape[0];
+            const pybind11::object bias = biases ? pybind11::object((*biases)[l]) : pybind11::none();
+            if (!bias.is_none() && !(reads(bias, t) && t.dims == 1 && t.shape[0] == in)) return false;
+            if (behind && !(reads((*behind)[l], t) && t.dims == 2 && t.shape[0] == rows && t.shape[1] == in)) return false;
         }
-        return true;
+        return scale.is_none() || (reads(scale, t) && t.dims == 1 && t.shape[0] == rows);
     });
     m.def("mlp_forward", [](Size rows, const std::vector<Size>& widths, bool relu_last, Address x, const Addresses& weights,
                             const Addresses& biases, const Addresses& h, int threads) {

@@ -1,5 +1,7 @@
 """The compiled module (csrc/bindings.cpp). Addresses are `Tensor.data_ptr()`; 0 stands for "absent"."""
 
+from collections.abc import Sequence
+
 BUILD: dict[str, str | int]
 
 def isa() -> str: ...
@@ -213,7 +215,14 @@ def ghost_gramian(
     threads: int,
     /,
 ) -> None: ...
-def mlp_reads(tensors: list[object], /) -> bool: ...
+def mlp_fits(
+    x: object,
+    weights: Sequence[object],
+    biases: Sequence[object] | None,
+    behind: Sequence[object] | None,
+    scale: object,
+    /,
+) -> bool: ...
 def mlp_forward(
     rows: int,
     widths: list[int],

@@ -89,25 +89,23 @@ class DensePass:
     @staticmethod
     def of(
         model: Classifier,
+        dense: DenseModel | None,
         inputs: Mapping[str, Tensor],
         labels: Mapping[str, Tensor],
         first: Mapping[str, int] = MappingProxyType({}),
     ) -> "DensePass | None":
-        """The pass over inputs with these class numbers ``(n_i,)``, where the model is such a one and the rows are
+        """The pass over inputs with these class numbers ``(n_i,)``, where ``model.dense()`` is one and the rows are
         float32 on the CPU; else None."""
-        dense, sizes = model.dense(), [x.shape[0] for x in inputs.values()]
+        sizes = [x.shape[0] for x in inputs.values()]
         if dense is None or not all(map(_suits, inputs.values())):
             return None
         column = model.column_of(torch.cat(list(labels.values())), next(iter(labels)))
         return DensePass(dense, torch.cat(list(inputs.values())), column, sizes, tuple(inputs), first)
 
     @staticmethod
-    def of_samples(model: Classifier, x: Tensor, y: Tensor, task: str) -> "DensePass | None":
-        """The same with every sample for itself: x ``(n, ...)`` with class numbers ``(n,)``."""
-        dense = model.dense()
-        if dense is None or not _suits(x):
-            return None
-        return DensePass(dense, x, model.column_of(y, task), [1] * x.shape[0])
+    def of_samples(dense: DenseModel | None, x: Tensor, column: Callable[[], Tensor]) -> "DensePass | None":
+        """The same with every sample for itself: x ``(n, ...)``, with what gives the columns ``(n,)`` of their classes."""
+        return DensePass(dense, x, column(), [1] * x.shape[0]) if dense is not None and _suits(x) else None
 
     def replay(self, task: str, factor: float, others: Slopes) -> None:
         """Take for the loss of a task factor times the mean cross-entropy of its ``first`` rows, and the mean of other
@@ -118,22 +116,21 @@ class DensePass:
                 respect to the logits ``(n, columns)``, or None for nothing.
         """
         number = self.tasks.index(task)
-        start, size, count = sum(self.rows.sizes[:number]), self.rows.sizes[number], self._first.get(task)
-        rows, rest = slice(start, start + size), 0 if count is None else count
-        of_logits, of_rest = self._found.of_logits[rows], self._found.of_logits[start + rest : start + size]
-        loss = factor * self.losses[number] if factor else self.losses.new_zeros(())
+        start, size, count = sum(self.rows.sizes[:number]), self.rows.sizes[number], self._first.get(task, 0)
+        of_logits = self._found.of_logits.narrow(0, start, size)
+        of_rest = of_logits.narrow(0, count, size - count)
+        loss = self.losses.narrow(0, number, 1).mul_(factor)
         if not factor:
             of_logits.zero_()
         elif factor != 1:
-            of_logits *= factor
-        if rest:
+            of_logits.mul_(factor)
+        if count:
             of_rest.zero_()
-        found = others(self._found.hidden[-1][rows], self.logits[rows])
+        found = others(self._found.hidden[-1].narrow(0, start, size), self.logits.narrow(0, start, size))
         if found is not None:
-            losses, slopes = (part[rest:] for part in found)
-            loss = loss + losses.mean()
-            of_rest.add_(slopes, alpha=1 / (size - rest))
-        self.losses[number] = loss
+            losses, slopes = (part.narrow(0, count, size - count) for part in found)
+            loss.add_(losses.mean())
+            of_rest.add_(slopes, alpha=1 / (size - count))
 
     def follow(self, losses: Mapping[str, Callable[[Tensor, Tensor], Tensor]]) -> None:
         """Take other losses in place of cross-entropy, functions of the features and the logits of every task's rows,

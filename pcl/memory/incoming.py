@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcl.gradients.dense import DenseLoss, DensePass
+from pcl.gradients.dense import DenseLoss, DenseModel, DensePass
 from pcl.memory.base import MemoryBatch
 from pcl.models.continual import ContinualModel
 from pcl.models.modes import evaluation_mode
@@ -90,6 +90,11 @@ class Incoming:
         return trainable(self.model)
 
     @cached_property
+    def dense(self) -> DenseModel | None:
+        """The model as passes without a graph take it, if it is such a one."""
+        return self.model.dense()
+
+    @cached_property
     def gradient(self) -> Course:
         """Of the mean over the tasks of their mean losses, one tensor per parameter; None where it does not reach.
 
@@ -97,9 +102,9 @@ class Incoming:
         model in evaluation mode, so that layer statistics, generators and carried states stay as they are. (All of
         several batches that a step accumulates go on from the state before the step.)
         """
-        dense = self._dense()
-        if dense is not None:
-            return _of_dense(dense, self.parameters)
+        run = self._pass()
+        if run is not None:
+            return _of_dense(run, self.parameters)
         total: list[Tensor | None] = [None] * len(self.parameters)
         with evaluation_mode(self.model):
             for task, batches in self.batches.items():
@@ -111,12 +116,12 @@ class Incoming:
                     total = [b if a is None else a if b is None else a + b for a, b in zip(total, found, strict=True)]
         return Course(lambda: total)
 
-    def _dense(self) -> DensePass | None:
+    def _pass(self) -> DensePass | None:
         """All tasks in one pass without a graph, where the model allows it."""
         if any(len(batches) != 1 for batches in self.batches.values()):
             return None
         inputs, labels = ({task: batches[0][part] for task, batches in self.batches.items()} for part in (0, 1))
-        return DensePass.of(self.model, inputs, labels)
+        return DensePass.of(self.model, self.dense, inputs, labels)
 
     def gradient_on(self, stored: MemoryBatch) -> tuple[Tensor | None, ...]:
         """Of the mean loss of stored samples, likewise."""

@@ -79,7 +79,7 @@ class MIR:
 
     def rise(self, drawn: MemoryBatch, incoming: Incoming) -> Tensor:
         """l(x; theta') - l(x; theta) of every sample, ``(B,)``."""
-        losses = StoredLosses(incoming.model, drawn)
+        losses = StoredLosses(incoming.model, drawn, incoming.dense)
         with evaluation_mode(incoming.model):
             now = losses.values()
             with moved(incoming.parameters, incoming.gradient, self.lr):

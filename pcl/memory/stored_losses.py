@@ -1,11 +1,12 @@
 """The losses of stored samples, as those see them who choose and edit samples."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from pcl.gradients.dense import DensePass
+from pcl.gradients.dense import DenseModel, DensePass
 from pcl.memory.base import MemoryBatch
 from pcl.models.continual import ContinualModel
 
@@ -17,10 +18,12 @@ class StoredLosses:
     Attributes:
         model: backbone and heads, with the parameters that it has when a loss is asked for.
         batch: the samples.
+        dense: ``model.dense()``.
     """
 
     model: ContinualModel
     batch: MemoryBatch
+    dense: DenseModel | None
 
     def __call__(self, x: Tensor, rows: slice | Tensor) -> Tensor:
         """Losses ``(b,)`` of x ``(b, ...)`` in place of the samples in those rows."""
@@ -30,7 +33,7 @@ class StoredLosses:
     def values(self) -> Tensor:
         """Losses ``(B,)`` of the samples as they are, without derivatives."""
         batch = self.batch
-        found = DensePass.of_samples(self.model, batch.x, batch.y, batch.names[0])
+        found = DensePass.of_samples(self.dense, batch.x, self._column)
         if found is not None:
             return found.losses
         with torch.no_grad():
@@ -39,5 +42,13 @@ class StoredLosses:
     def slopes(self, x: Tensor) -> Tensor | None:
         """Derivative of every sample's loss with respect to it, x ``(B, ...)`` in their place; None where autograd has
         to find it."""
-        found = DensePass.of_samples(self.model, x, self.batch.y, self.batch.names[0])
+        found = DensePass.of_samples(self.dense, x, self._column)
         return None if found is None else found.of_inputs().view_as(x)
+
+    def _column(self) -> Tensor:
+        return self._columns
+
+    @cached_property
+    def _columns(self) -> Tensor:
+        """Of the labels, for a model in which they do not depend on the task."""
+        return self.model.column_of(self.batch.y, self.batch.names[0])

@@ -54,7 +54,8 @@ def edit_gradient(trainer: "Trainer", memory: Memory, edit: GradientEdit, rows: 
         direction = torch.autograd.grad(loss, shared, allow_unused=True)
     shown = memory.take(rows)
 
-    return edit.gradient(trainer.model, StoredLosses(trainer.model, shown), shown.x, shared, direction)
+    losses = StoredLosses(trainer.model, shown, trainer.model.dense())
+    return edit.gradient(trainer.model, losses, shown.x, shared, direction)
 
 
 def _spread(memory: Memory, most: int) -> Tensor:

@@ -174,7 +174,8 @@ class StepLosses:
             return None
         replays, slopes = self._terms.replays, self._terms.slopes
         first = {name: count for name, (part, count) in self._replayed.items() if slopes and count < len(part.y)}
-        run = DensePass.of(self._model, self.passes[0].inputs, self.passes[0].labels, first)
+        now = self.passes[0]
+        run = DensePass.of(self._model, self._model.dense(), now.inputs, now.labels, first)
         if run is not None and replays is not None and slopes is not None:
             for name in self._replayed:
                 run.replay(name, replays.cross_entropy, partial(self._slopes, slopes, name))

@@ -65,7 +65,8 @@ def recall(trainer: "Trainer", batches: Mapping[str, Sequence[Batch]]) -> Recall
             return Recall(recalled, drawn)
         chosen = recalled if edit.samples == "recalled" else memory.sample(count, draws)
         ahead = incoming.gradient if edit.direction == "incoming" else incoming.gradient_on(memory.sample(count, draws))
-        edited = _edit(trainer, edit.edit, chosen, incoming.parameters, ahead)
+        losses = StoredLosses(trainer.model, chosen, incoming.dense)
+        edited = _edit(edit.edit, losses, incoming.parameters, ahead)
     return Recall(replace(recalled, x=edited.after) if edit.samples == "recalled" else recalled, drawn, edited)
 
 
@@ -84,7 +85,8 @@ def edit_after(trainer: "Trainer", recalled: MemoryBatch | None, direction: Sequ
     """What an edit that acts after the update makes of the samples that the step has trained on."""
     if recalled is None or trainer.edit is None or isinstance(trainer.edit, BeforeUpdate):
         return None
-    return _edit(trainer, trainer.edit, recalled, trainer._parameters()[0], direction)
+    losses = StoredLosses(trainer.model, recalled, trainer.model.dense())
+    return _edit(trainer.edit, losses, trainer._parameters()[0], direction)
 
 
 def store(trainer: "Trainer", edited: Edited | None) -> Tensor | None:
@@ -99,11 +101,7 @@ def store(trainer: "Trainer", edited: Edited | None) -> Tensor | None:
 
 
 def _edit(
-    trainer: "Trainer",
-    edit: Edit,
-    batch: MemoryBatch,
-    shared: Sequence[nn.Parameter],
-    direction: Sequence[Tensor | None],
+    edit: Edit, losses: StoredLosses, shared: Sequence[nn.Parameter], direction: Sequence[Tensor | None]
 ) -> Edited:
-    losses = StoredLosses(trainer.model, batch)
-    return Edited(batch.index, batch.x, edit(trainer.model, losses, batch.x, shared, direction))
+    batch = losses.batch
+    return Edited(batch.index, batch.x, edit(losses.model, losses, batch.x, shared, direction))

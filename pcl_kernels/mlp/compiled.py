@@ -1,6 +1,6 @@
 """The compiled calls behind `mlp`: as registered ops, which dispatch modes see, and directly where none looks on.
 
-Operands are as the kernel reads them: see `suits`.
+Operands are as the kernel reads them: see `fits`.
 """
 
 from __future__ import annotations
@@ -37,24 +37,51 @@ class MLPGradients(NamedTuple):
     x: Tensor | None = None
 
 
-def suits(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether the kernel reads these operands where they are, x perhaps after a copy."""
+def fits(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None,
+    behind: Sequence[Tensor] | None = None,
+    scale: Tensor | None = None,
+) -> bool:
+    """Whether these operands fit together and the kernel reads them where they are, x perhaps after a copy.
+
+    ``behind`` has a tensor ``(B, n_l)`` for every layer, ``scale`` is one of ``(B,)``. What is None is not looked at.
+    """
     if not untransformed() or torch._C._get_tracing_state() is not None or torch.is_autocast_enabled("cpu"):
         return False
     if torch._C._len_torch_function_stack() or torch.autograd.forward_ad._current_level >= 0:
         return False
     if _C.isa() == "baseline":
         return False
-    if READ_IN_CPP:
-        return _C.mlp_reads([x, *others])
-    for t in (x, *others):
+    return _C.mlp_fits(x, weights, biases, behind, scale) if READ_IN_CPP else _fit(x, weights, biases, behind, scale)
+
+
+def _fit(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None,
+    behind: Sequence[Tensor] | None,
+    scale: Tensor | None,
+) -> bool:
+    """The same in Python: an older torch has nothing that C++ could ask."""
+    biases = [None] * len(weights) if biases is None else biases
+    for t in (x, *weights, *biases, *(behind or ()), scale):
         if t is None:
             continue
         if type(t) not in _KNOWN or t.dtype != torch.float32 or not t.is_cpu or t.numel() == 0:
             return False
         if t.is_neg() or t._is_zerotensor() or not (t is x or t.is_contiguous()):
             return False
-    return True
+    if x.dim() != 2 or not weights or len(biases) != len(weights):
+        return False
+    rows, widths = _shape(x, weights)
+    return (
+        [w.shape for w in weights] == [(m, n) for n, m in pairwise(widths)]
+        and all(b is None or b.shape == (m,) for b, m in zip(biases, widths[1:], strict=True))
+        and (behind is None or [h.shape for h in behind] == [(rows, m) for m in widths[1:]])
+        and (scale is None or scale.shape == (rows,))
+    )
 
 
 def forward(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], relu_last: bool) -> list[Tensor]:

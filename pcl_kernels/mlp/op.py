@@ -8,7 +8,7 @@ tiled for batches that do not fill a vector, and bias and ReLU are applied while
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from pcl_kernels._registry import unobserved
 from pcl_kernels.firefly_split.layout import held
 from pcl_kernels.mlp import compiled
-from pcl_kernels.mlp.compiled import MLPGradients, suits
+from pcl_kernels.mlp.compiled import MLPGradients, fits
 
 
 class MLPLosses(NamedTuple):
@@ -60,8 +60,8 @@ def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -
     Source: the perceptron with ReLU of Nair and Hinton, "Rectified Linear Units Improve Restricted Boltzmann Machines",
     ICML 2010; backward is the chain rule.
     """
-    _check(x, weights, biases)
-    if not suits(x, *weights, *biases):
+    if not fits(x, weights, biases):
+        _check(x, weights, biases)
         return _composed(x, weights, biases)[-1]
     operands = [x, *weights, *biases]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands):
@@ -93,7 +93,9 @@ def mlp_losses(
         ValueError: as :func:`mlp`, for blocks that are not the rows, and on the CPU for a target outside the columns;
             to look at targets on a GPU would be to wait for it.
     """
-    _check(x, weights, biases, "mlp_losses")
+    reads = fits(x, weights, biases)
+    if not reads:
+        _check(x, weights, biases, "mlp_losses")
     if target.dtype != torch.int64:
         raise TypeError(f"mlp_losses: expected target of int64, got {target.dtype}; convert it with .long()")
     rows = x.shape[0]
@@ -102,13 +104,12 @@ def mlp_losses(
             f"mlp_losses: expected a target and blocks of at least one row for the {rows} rows of x; got a target "
             f"{tuple(target.shape)} and sizes {list(sizes)}"
         )
-    columns = weights[-1].shape[0]
-    if not suits(x, *weights, *biases):
+    if not reads:
         return _composed_losses(x, weights, biases, target, list(sizes))
     *hidden, logits = compiled.forward(x, weights, biases, False)
     losses, of_logits = compiled.softmax_losses(logits, target, sizes)
     if losses.shape[0] == 0:
-        raise _no_column(columns)
+        raise _no_column(weights[-1].shape[0])
     return MLPLosses(losses, logits, of_logits, hidden)
 
 
@@ -141,13 +142,15 @@ def mlp_backward(
     Raises:
         ValueError: for other shapes than these.
     """
-    _check(x, weights, [None] * len(weights), "mlp_backward")
-    _check_deltas("mlp_backward", x, weights, hidden, of_logits, scale)
+    reads = fits(x, weights, None, (*hidden, of_logits), scale)
+    if not reads:
+        _check(x, weights, [None] * len(weights), "mlp_backward")
+        _check_deltas("mlp_backward", x, weights, hidden, of_logits, scale)
     layers = len(weights)
     wanted = [True] * (2 * layers) if wanted is None else wanted
     if len(wanted) != 2 * layers:
         raise ValueError(f"mlp_backward: expected wanted for {layers} weights and as many biases, got {len(wanted)}")
-    if suits(x, of_logits, scale, *weights, *hidden):
+    if reads:
         return compiled.backward(x, weights, hidden, of_logits, scale, wanted, 0, of_x)
     return _composed_backward(x, weights, hidden, of_logits, scale, wanted, of_x)
 
@@ -185,15 +188,17 @@ def mlp_descend(
     Raises:
         ValueError: for other shapes than these.
     """
-    _check(x, weights, biases, "mlp_descend")
-    _check_deltas("mlp_descend", x, weights, hidden, of_logits, scale)
-    at = [*weights, *biases]
+    reads = fits(x, weights, biases, (*hidden, of_logits), scale)
+    if not reads:
+        _check(x, weights, biases, "mlp_descend")
+        _check_deltas("mlp_descend", x, weights, hidden, of_logits, scale)
+    at, layers = [*weights, *biases], len(weights)
     to = at if out is None else list(out)
     if out is not None and [None if t is None else t.shape for t in to] != [None if t is None else t.shape for t in at]:
         raise ValueError(
             f"mlp_descend: expected out like the {len(weights)} weights and their biases, got other shapes"
         )
-    reads = suits(x, of_logits, scale, *at, *hidden) and (out is None or suits(x, *to)) and unobserved()
+    reads = reads and (out is None or fits(x, cast(list[Tensor], to[:layers]), to[layers:])) and unobserved()
     if reads and compiled.descend(x, weights, biases, hidden, of_logits, scale, lr, to):
         return True
     return _composed_descent(x, weights, biases, hidden, of_logits, lr, scale, to)

@@ -195,11 +195,11 @@ def test_other_models_take_autograd(of: ContinualModel) -> None:
 
 def test_other_rows_take_autograd() -> None:
     of, y = model(), {"task 0": torch.zeros(2, dtype=torch.int64)}
-    assert DensePass.of(of, {"task 0": torch.zeros(2, 12)}, y) is not None
+    assert DensePass.of(of, of.dense(), {"task 0": torch.zeros(2, 12)}, y) is not None
     for x in (torch.zeros(2, 12, dtype=torch.float64), torch.zeros(0, 12), torch.zeros(2, 12, device="meta")):
-        assert DensePass.of(of, {"task 0": x}, y) is None
+        assert DensePass.of(of, of.dense(), {"task 0": x}, y) is None
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert DensePass.of(of, {"task 0": torch.zeros(2, 12)}, y) is None
+        assert DensePass.of(of, of.dense(), {"task 0": torch.zeros(2, 12)}, y) is None
 
 
 def test_the_gradient_of_what_comes_in() -> None:

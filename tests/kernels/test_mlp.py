@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcl_kernels import _C, mlp, mlp_backward, mlp_descend, mlp_losses
 from pcl_kernels.mlp import reference
-from pcl_kernels.mlp.compiled import suits
+from pcl_kernels.mlp.compiled import fits
 
 CHAINS = {
     "one row": (1, (7, 5)),
@@ -327,16 +327,24 @@ def test_operands_are_looked_at_alike_with_an_older_torch(monkeypatch: pytest.Mo
     class Other(Tensor):
         pass
 
-    t = torch.ones(3, 4)
-    cases: list[tuple[Tensor | None, ...]] = [
-        (t,), (t, None, t), (t.T,), (t, t.T), (t.double(),), (t, t.half()), (t[:0],), (t.to("meta"),),
-        (torch._neg_view(t),), (t, torch._efficientzerotensor((3, 4))), (t.as_subclass(Other),),
-        (torch.nn.Parameter(t), t[1:]), (t, t[:, 1:]),
-    ]  # fmt: skip
-    found = [suits(*case) for case in cases]  # type: ignore[arg-type]
-    assert found[:4] == [isa != "baseline"] * 3 + [False]
+    x, (w, v), (b, c) = torch.ones(6, 4), (torch.ones(3, 4), torch.ones(5, 3)), (torch.ones(3), torch.ones(5))
+    behind, scale = [torch.ones(6, 3), torch.ones(6, 5)], torch.ones(6)
+    usual: list[Any] = [x, [w, v], [b, c], behind, scale]
+    cases = [usual, [x, (w, v), None], [torch.ones(4, 6).T, [w], [None]], [x, [w, v], [None, c], None, scale]]
+    for place, wrong in (
+        (0, [x.double(), x[:0], x.to("meta"), torch._neg_view(x), x[0], x[:, 1:], x.as_subclass(Other)]),
+        (1, [[], [w], [w, v, v], [w, v.T], [w.T, v], [w, v.half()], [w, v[:, :2]], [w, torch.ones(3, 5).T], [b, v]]),
+        (2, [[], [b], [b, c, c], [b, b], [b[:, None], c], [b, torch.ones(10)[::2]], [b, torch._neg_view(c)]]),
+        (3, [[], behind[:1], behind[::-1], [behind[0], behind[1][1:]], [behind[0], behind[1][:, :, None]]]),
+        (4, [scale[1:], scale[:, None], scale.double(), torch._efficientzerotensor((6,)), torch.ones(12)[::2]]),
+    ):
+        cases += [[*usual[:place], given, *usual[place + 1 :]] for given in wrong]
+    cases.append([torch.nn.Parameter(x), [torch.nn.Parameter(w), v], [b, c[:]]])
+    found = [fits(*case) for case in cases]
+    good = isa != "baseline"
+    assert found == [good] * 4 + [False] * (len(cases) - 5) + [good]
     monkeypatch.setattr(sys.modules["pcl_kernels.mlp.compiled"], "READ_IN_CPP", False)
-    assert found == [suits(*case) for case in cases]  # type: ignore[arg-type]
+    assert found == [fits(*case) for case in cases]
 
 
 @pytest.mark.parametrize("name", CHAINS)

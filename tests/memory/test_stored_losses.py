@@ -22,7 +22,7 @@ def losses(setting: Any = "class", listen: bool = False) -> tuple[StoredLosses, 
         model.backbone[1].register_forward_hook(lambda *_: None)  # type: ignore[index, operator, union-attr]
     x, y = torch.randn(6, 3, 4), torch.tensor([0, 3, 1, 2, 2, 0])
     batch = MemoryBatch(x, y, y // 2, model.tasks, torch.arange(6))
-    return StoredLosses(model, batch), x
+    return StoredLosses(model, batch, model.dense()), x
 
 
 @pytest.mark.parametrize("setting", ["class", "task"])
