@@ -84,7 +84,8 @@ class DensePass:
         self._found = mlp_losses(self._x, self._weights, self._biases, column, blocks)
         self.logits, self.losses = self._found.logits, self._found.losses
         if first:
-            self.losses = self.losses[list(accumulate(map(len, parts[:-1]), initial=0))]
+            of_first = torch.tensor(list(accumulate(map(len, parts[:-1]), initial=0)))
+            self.losses = self.losses.index_select(0, of_first)
 
     @staticmethod
     def of(

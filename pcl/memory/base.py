@@ -42,8 +42,9 @@ class MemoryBatch:
 
     def take(self, rows: Tensor) -> "MemoryBatch":
         """Some of its samples, without blocks; rows ``(b,)`` int64 on the device of x."""
-        parts = {name: getattr(self, name)[rows] for name in ("x", "y", "task", "index")}
-        return replace(self, **parts, sizes=None, logits=None if self.logits is None else self.logits[rows])
+        x, y, task, index = (part.index_select(0, rows) for part in (self.x, self.y, self.task, self.index))
+        logits = None if self.logits is None else self.logits.index_select(0, rows)
+        return MemoryBatch(x, y, task, self.names, index, logits=logits)
 
     def with_rows(self, other: "MemoryBatch") -> "MemoryBatch":
         """With the samples of another draw from the same memory behind its own, without blocks."""
@@ -190,7 +191,10 @@ class Table(ABC):
         """
         stored = self.rows_by_task()
         share, rest = divmod(count, len(stored))
-        blocks = [rows[distinct(max(1, share + (i < rest)), len(rows), draws)] for i, (_, rows) in enumerate(stored)]
+        counts = [max(1, share + (i < rest)) for i in range(len(stored))]
+        blocks = [
+            rows.index_select(0, distinct(n, rows.shape[0], draws)) for n, (_, rows) in zip(counts, stored, strict=True)
+        ]
         batch = self.take(torch.cat(blocks))
         sizes = tuple(len(block) for block in blocks)
         task = torch.arange(len(blocks)).repeat_interleave(torch.tensor(sizes))

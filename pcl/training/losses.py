@@ -165,7 +165,7 @@ class StepLosses:
         """Of every task's batches ``(B, columns)``, as :meth:`gradients` has found them."""
         if self._all_logits is None:
             return self._logits
-        parts = self._all_logits.split([len(y) for y in self.passes[0].labels.values()])
+        parts = self._all_logits.split([y.shape[0] for y in self.passes[0].labels.values()])
         return {task: [part] for task, part in zip(self._logits, parts, strict=False)}  # the memory's come last
 
     def _dense(self) -> DensePass | None:
