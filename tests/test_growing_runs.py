@@ -48,6 +48,7 @@ def test_a_network_grows_by_the_command_line_and_the_report_shows_it(tmp_path: P
     assert f"grew 5 times, from {growths[0]['neurons'][0]} to {growths[-1]['neurons'][1]} neurons" in page
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 def test_a_growing_run_that_was_killed_leaves_the_same_lines(tmp_path: Path) -> None:
     class Kill:
         def on_step(self, trainer: object, record: dict[str, object]) -> None:

@@ -124,6 +124,7 @@ def test_a_step_in_parts_is_the_same_step(method: str, tmp_path: Path) -> None:
             assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 def test_killed_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
     """SIGKILL again and again, a few steps apart, wherever it strikes; in the end nothing must differ."""
     arguments = [*SHORT, "--checkpoint-every", "5", "--keep-features", "30", "--runs", str(tmp_path)]

@@ -104,9 +104,9 @@ class DensePass:
         return DensePass(dense, torch.cat(list(inputs.values())), column, sizes, tuple(inputs), first)
 
     @staticmethod
-    def of_samples(dense: DenseModel | None, x: Tensor, column: Callable[[], Tensor]) -> "DensePass | None":
-        """The same with every sample for itself: x ``(n, ...)``, with what gives the columns ``(n,)`` of their classes."""
-        return DensePass(dense, x, column(), [1] * x.shape[0]) if dense is not None and _suits(x) else None
+    def of_samples(dense: DenseModel, x: Tensor, column: Tensor) -> "DensePass | None":
+        """The same with every sample for itself: x ``(n, ...)`` with the columns ``(n,)`` of their classes."""
+        return DensePass(dense, x, column, [1] * x.shape[0]) if _suits(x) else None
 
     def replay(self, task: str, factor: float, others: Slopes) -> None:
         """Take for the loss of a task factor times the mean cross-entropy of its ``first`` rows, and the mean of other

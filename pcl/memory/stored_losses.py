@@ -33,7 +33,7 @@ class StoredLosses:
     def values(self) -> Tensor:
         """Losses ``(B,)`` of the samples as they are, without derivatives."""
         batch = self.batch
-        found = DensePass.of_samples(self.dense, batch.x, self._column)
+        found = self._pass(batch.x)
         if found is not None:
             return found.losses
         with torch.no_grad():
@@ -42,13 +42,13 @@ class StoredLosses:
     def slopes(self, x: Tensor) -> Tensor | None:
         """Derivative of every sample's loss with respect to it, x ``(B, ...)`` in their place; None where autograd has
         to find it."""
-        found = DensePass.of_samples(self.dense, x, self._column)
+        found = self._pass(x)
         return None if found is None else found.of_inputs().view_as(x)
 
-    def _column(self) -> Tensor:
-        return self._columns
+    def _pass(self, x: Tensor) -> DensePass | None:
+        return None if self.dense is None else DensePass.of_samples(self.dense, x, self._column)
 
     @cached_property
-    def _columns(self) -> Tensor:
+    def _column(self) -> Tensor:
         """Of the labels, for a model in which they do not depend on the task."""
         return self.model.column_of(self.batch.y, self.batch.names[0])

@@ -1,6 +1,6 @@
 """What a model is for a while: in evaluation mode, or a function of its input alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -14,11 +14,12 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     training = [module for module in modules(model) if module.training]
     usual = all(map(_is_usual, training))
     set_mode = object.__setattr__ if usual else setattr  # that of nn.Module takes ten times as long
-    if not usual:
-        model.eval()
     try:
-        for module in training if usual else ():
-            set_mode(module, "training", False)
+        if usual:
+            for module in training:
+                set_mode(module, "training", False)
+        else:
+            model.eval()
         yield
     finally:
         for module in training:
@@ -26,11 +27,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def _is_usual(module: nn.Module) -> bool:
-    """Whether its mode is the one attribute and nothing else."""
-    return type(module).__setattr__ is nn.Module.__setattr__ and getattr(module.train, "__func__", None) is _TRAIN
-
-
-_TRAIN = nn.Module.train
+    """Whether its mode is that attribute and nothing else."""
+    train = getattr(module.train, "__func__", None)
+    return train is nn.Module.train and type(module).__setattr__ is nn.Module.__setattr__
 
 
 @contextmanager

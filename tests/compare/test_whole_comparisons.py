@@ -98,6 +98,7 @@ def test_a_run_of_a_comparison_is_a_run_of_pcl_train(whole: Path, tmp_path: Path
     assert (found["A"], found["F"], found["steps"]) == (alone["A"], alone["F"], alone["steps"])
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_killed_and_resumed_gives_the_same_files(whole: Path, tmp_path: Path) -> None:
     """With two processes instead of one, killed in the middle, and once more interrupted politely."""

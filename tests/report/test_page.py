@@ -207,6 +207,7 @@ def test_any_number_of_tasks(tmp_path: Path, tasks: int) -> None:
     assert f"task-{tasks}" in page.words
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 def test_a_long_run_of_many_tasks_stays_small(tmp_path: Path) -> None:
     path = write_report(write_run(tmp_path / "run", tasks=20, length=480, image_shape=(3, 16, 16)))
     assert path.stat().st_size < 3_000_000
@@ -237,6 +238,7 @@ def test_samples_that_are_no_images_are_left_out(tmp_path: Path) -> None:
     assert "memory" not in [a["id"] for a in Page(write_report(folder)).of("section")]
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 def test_threads_write_reports_at_once(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / f"run-{i}", tasks=1, length=4, image_shape=None) for i in range(2)]
     alone = [write_report(folder).read_bytes() for folder in folders]
