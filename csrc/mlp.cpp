@@ -143,11 +143,11 @@ Places reached(Size rows, Size columns, const float* delta) {
 }
 
 // With them those that the layers below hear of all the same: 0 times infinity is NaN.
-Places heard(const Places& reached, Size in, Size out, const float* w) {
+Places heard(const Places& live, Size in, Size out, const float* w) {
     Places found;
-    auto next = reached.begin();
+    auto next = live.begin();
     for (Size c = 0; c < out; ++c) {
-        const bool there = next != reached.end() && *next == c;
+        const bool there = next != live.end() && *next == c;
         next += there;
         if (there || largest(w + c * in, in) >= kInfinite) found.push_back(c);
     }
@@ -155,12 +155,12 @@ Places heard(const Places& reached, Size in, Size out, const float* w) {
 }
 
 // dW = Σ over rows of δ hᵀ; or base - rate Σ. Nothing is added up where δ is zero in every row.
-void weight_gradient(const Places& rows, Size in, Size out, const float* delta, const Places& reached, const float* h,
+void weight_gradient(const Places& rows, Size in, Size out, const float* delta, const Places& live, const float* h,
                      float* to, const float* base, float rate, int threads) {
-    multiply({reached, rows, in, delta, 1, out, h, nullptr, to, base, rate}, threads);
-    auto next = reached.begin();
+    multiply({live, rows, in, delta, 1, out, h, nullptr, to, base, rate}, threads);
+    auto next = live.begin();
     for (Size c = 0; c < out && to != base; ++c) {
-        if (next != reached.end() && *next == c) ++next;
+        if (next != live.end() && *next == c) ++next;
         else if (base) std::copy_n(base + c * in, in, to + c * in);
         else std::fill_n(to + c * in, in, 0.0f);
     }
@@ -199,7 +199,8 @@ bool mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>
         const Size out = of.widths[l + 1];
         const std::uint32_t most = largest(input(l), of.rows * of.widths[l]);
         if (descends && !in_range(of.rows, largest(delta[l], of.rows * out), most)) return false;
-        if (most >= kInfinite) live[l] = all(out);  // 0 times infinity is NaN
+        // 0 times infinity is NaN, and -0 - (-rate) 0 is 0
+        if (most >= kInfinite || !(rate >= 0 && std::isfinite(rate))) live[l] = all(out);
     }
     for (int l = last; l >= lowest; --l) {
         const Size out = of.widths[l + 1], in = of.widths[l];
@@ -239,6 +240,19 @@ std::vector<float*> floats(const Addresses& at) {
     return found;
 }
 
+using Items = std::vector<pybind11::object>;
+
+// Those of a sequence; none of anything else.
+Items items(const pybind11::object& several) {
+    if (!PySequence_Check(several.ptr())) return {};
+    const auto fast = pybind11::reinterpret_steal<pybind11::object>(PySequence_Fast(several.ptr(), "a sequence"));
+    if (!fast) throw pybind11::error_already_set();
+    Items found;
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast.ptr()); ++i)
+        found.push_back(pybind11::reinterpret_borrow<pybind11::object>(PySequence_Fast_GET_ITEM(fast.ptr(), i)));
+    return found;
+}
+
 // Whether the kernels read this tensor where it is, row after row.
 bool reads(const pybind11::object& tensor, TensorView& t) {
     if (!view(tensor.ptr(), false, t) || t.dtype() != f32 || t.elements() == 0) return false;
@@ -250,23 +264,22 @@ bool reads(const pybind11::object& tensor, TensorView& t) {
 void register_mlp(pybind11::module_& m) {
     // Whether x, weights, biases and the tensors behind every layer fit together, and the kernels read them where they
     // are, x perhaps after a copy. What is None is not looked at.
-    using Several = std::optional<pybind11::sequence>;
-    m.def("mlp_fits", [](const pybind11::object& x, const pybind11::sequence& weights, const Several& biases,
-                         const Several& behind, const pybind11::object& scale) {
+    m.def("mlp_fits", [](const pybind11::object& x, const pybind11::object& weights, const pybind11::object& biases,
+                         const pybind11::object& behind, const pybind11::object& scale) {
         TensorView of_x;
         if (!view(x.ptr(), false, of_x) || of_x.dims != 2 || of_x.dtype() != f32 || of_x.elements() == 0) return false;
         if (!of_x.data || negated(x.ptr())) return false;
-        const Size rows = of_x.shape[0], layers = weights.size();
-        const auto as_many = [&](const Several& others) { return !others || static_cast<Size>(others->size()) == layers; };
-        if (layers == 0 || !as_many(biases) || !as_many(behind)) return false;
+        const Items w = items(weights), b = items(biases), h = items(behind);
+        const bool biased = !biases.is_none(), known = !behind.is_none();
+        if (w.empty() || (biased && b.size() != w.size()) || (known && h.size() != w.size())) return false;
+        const Size rows = of_x.shape[0];
         Size in = of_x.shape[1];
         TensorView t;
-        for (Size l = 0; l < layers; ++l) {
-            if (!reads(weights[l], t) || t.dims != 2 || t.shape[1] != in) return false;
+        for (std::size_t l = 0; l < w.size(); ++l) {
+            if (!reads(w[l], t) || t.dims != 2 || t.shape[1] != in) return false;
             in = t.shape[0];
-            const pybind11::object bias = biases ? pybind11::object((*biases)[l]) : pybind11::none();
-            if (!bias.is_none() && !(reads(bias, t) && t.dims == 1 && t.shape[0] == in)) return false;
-            if (behind && !(reads((*behind)[l], t) && t.dims == 2 && t.shape[0] == rows && t.shape[1] == in)) return false;
+            if (biased && !b[l].is_none() && !(reads(b[l], t) && t.dims == 1 && t.shape[0] == in)) return false;
+            if (known && !(reads(h[l], t) && t.dims == 2 && t.shape[0] == rows && t.shape[1] == in)) return false;
         }
         return scale.is_none() || (reads(scale, t) && t.dims == 1 && t.shape[0] == rows);
     });

@@ -1,7 +1,7 @@
 // Products of small matrices for a perceptron's backward pass, every sum in the order of its terms.
 //
 // Tiles of C stay in registers while the depth goes by. A product takes some rows of A and some of its columns: those of
-// neurons that a ReLU has let through for some sample. What is left out would add zeros, and the bits are the same.
+// neurons that a ReLU has let through for some sample. What is left out would add zeros: no value is another for it.
 #pragma once
 
 #include <algorithm>
@@ -40,7 +40,7 @@ inline Places all(Size count) {
 }
 
 // C = A B, or 0 where gate <= 0, or base - rate A B, in some rows, over some of the depth; A with steps of its own, the
-// others row-major with rows of `columns`. C may be the base.
+// others row-major with rows of `columns`. Other rows of C stay as they are. C may be the base.
 struct Product {
     const Places &rows, &depth;
     Size columns;

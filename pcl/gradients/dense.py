@@ -120,11 +120,10 @@ class DensePass:
         start, size, count = sum(self.rows.sizes[:number]), self.rows.sizes[number], self._first.get(task, 0)
         of_logits = self._found.of_logits.narrow(0, start, size)
         of_rest = of_logits.narrow(0, count, size - count)
-        loss = self.losses.narrow(0, number, 1).mul_(factor)
-        if not factor:
-            of_logits.zero_()
-        elif factor != 1:
-            of_logits.mul_(factor)
+        loss = self.losses.narrow(0, number, 1)
+        if factor != 1:  # 0 leaves out what may be infinite
+            for part in (loss, of_logits):
+                part.mul_(factor) if factor else part.zero_()
         if count:
             of_rest.zero_()
         found = others(self._found.hidden[-1].narrow(0, start, size), self.logits.narrow(0, start, size))

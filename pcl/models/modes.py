@@ -28,8 +28,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 def _is_usual(module: nn.Module) -> bool:
     """Whether its mode is that attribute and nothing else."""
-    train = getattr(module.train, "__func__", None)
-    return train is nn.Module.train and type(module).__setattr__ is nn.Module.__setattr__
+    train, evaluate = (getattr(method, "__func__", None) for method in (module.train, module.eval))
+    usual = train is nn.Module.train and evaluate is nn.Module.eval
+    return usual and type(module).__setattr__ is nn.Module.__setattr__
 
 
 @contextmanager

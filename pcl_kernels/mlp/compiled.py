@@ -65,6 +65,8 @@ def _fit(
     scale: Tensor | None,
 ) -> bool:
     """The same in Python: an older torch has nothing that C++ could ask."""
+    if not all(isinstance(t, Tensor) and t.dim() == 2 for t in (x, *weights)):
+        return False
     biases = [None] * len(weights) if biases is None else biases
     for t in (x, *weights, *biases, *(behind or ()), scale):
         if t is None:
@@ -73,7 +75,7 @@ def _fit(
             return False
         if t.is_neg() or t._is_zerotensor() or not (t is x or t.is_contiguous()):
             return False
-    if x.dim() != 2 or not weights or len(biases) != len(weights):
+    if len(weights) == 0 or len(biases) != len(weights):
         return False
     rows, widths = _shape(x, weights)
     return (

@@ -340,7 +340,7 @@ def _split(operands: Sequence[Tensor | None], layers: int) -> tuple[Any, Any, An
 def _check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], op: str = "mlp") -> None:
     if not isinstance(x, Tensor) or not all(isinstance(w, Tensor) for w in weights):
         raise TypeError(f"{op}: expected a tensor x and a list of tensors as weights")
-    if not weights or len(weights) != len(biases):
+    if len(weights) == 0 or len(weights) != len(biases):
         raise ValueError(f"{op}: expected as many biases as weights, at least 1; got {len(biases)} and {len(weights)}")
     width = x.shape[1] if x.dim() == 2 else None
     for number, (weight, bias) in enumerate(zip(weights, biases, strict=True), 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -361,6 +361,23 @@ def test_a_step_ahead_is_looked_at_before_the_step() -> None:
     with pytest.raises(RuntimeError, match="before the step is made"):
         ahead.reached(list(of.parameters()), 0.1)
     close(list(looked_at), before)
+
+
+@pytest.mark.parametrize("count", [None, 2])
+def test_cross_entropy_that_is_left_out_may_be_infinite(count: int | None) -> None:
+    of = model(1)
+    head = cast(nn.Linear, of.heads[0])
+    with torch.no_grad():
+        head.bias[:2] = torch.tensor([3e38, -3e38])
+    x, y = batches({"a": 5}, 1)
+    first = {} if count is None else {"a": count}
+    run = DensePass(of.dense(), x["a"], y["a"] + 1, [5], ["a"], first)  # type: ignore[arg-type]
+    assert run.losses.isinf().all()
+    run.replay("a", 0.0, lambda features, logits: (torch.ones(5), torch.zeros_like(logits)))
+    assert run.losses.tolist() == [1.0]
+    found = run.backward(None, wanted={id(head.weight)}, weighted_heads=True).weights[-1]
+    assert found is not None
+    assert not found.any()
 
 
 def test_a_frozen_bias_is_not_in_the_gramian() -> None:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pcl_kernels import _C, mlp, mlp_backward, mlp_descend, mlp_losses
 from pcl_kernels.mlp import reference
-from pcl_kernels.mlp.compiled import fits
+from pcl_kernels.mlp.compiled import READ_IN_CPP, fits
 
 CHAINS = {
     "one row": (1, (7, 5)),
@@ -30,7 +30,7 @@ CHAINS = {
 }
 
 
-@pytest.fixture(params=_C.isas(), autouse=True)
+@pytest.fixture(params=_C.isas()[::-1], autouse=True)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.use_isa(request.param)
     yield request.param
@@ -391,6 +391,23 @@ def test_a_step_down_has_the_bits_of_a_stored_gradient(name: str, scaled: bool) 
     assert all(t._version > v for t, v in zip(weights, versions, strict=True))
 
 
+@pytest.mark.parametrize("lr", [0.3, -0.3, torch.nan, torch.inf])
+def test_a_step_down_of_any_rate_where_no_gradient_comes_to(lr: float) -> None:
+    x, (w, v), (b, c) = torch.ones(3, 4), (-torch.ones(5, 4), torch.ones(2, 5)), (torch.zeros(5), torch.zeros(2))
+    w[2] = -0.0
+    found = mlp_losses(x, [w, v], [b, c], torch.tensor([0, 1, 1]), [3])
+    back = mlp_backward(x, [w, v], found.hidden, found.of_logits)
+    at, gradients = [w, v, b, c], [*back.weights, *back.biases]
+    expected = [torch.add(t, g, alpha=-lr) for t, g in zip(at, gradients, strict=True)]  # type: ignore[arg-type]
+    assert gradients[0] is not None
+    assert not gradients[0].any()
+    assert mlp_descend(x, [w, v], [b, c], found.hidden, found.of_logits, lr=lr)
+    for t, there in zip(at, expected, strict=True):
+        assert torch.equal(t.isnan(), there.isnan())
+        assert torch.equal(t.nan_to_num(), there.nan_to_num())
+        assert torch.equal(t.signbit()[~t.isnan()], there.signbit()[~t.isnan()])
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_no_step_down_along_what_is_not_finite(threads: int) -> None:
     before = torch.get_num_threads()
@@ -443,15 +460,23 @@ def test_logits_far_apart() -> None:
     assert not mlp_losses(x * torch.nan, [weight], [None], torch.tensor([0, 0]), [2]).losses.isfinite().any()
 
 
-def test_what_is_refused() -> None:
+@pytest.mark.parametrize("in_cpp", [True, False])
+def test_what_is_refused(in_cpp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["pcl_kernels.mlp.compiled"], "READ_IN_CPP", in_cpp and READ_IN_CPP)
     x, (first, second), (b, c) = (
         torch.randn(4, 3),
         (torch.randn(5, 3), torch.randn(2, 5)),
         (torch.zeros(5), torch.zeros(2)),
     )
     y = torch.zeros(4, dtype=torch.int64)
-    with pytest.raises(TypeError, match="a tensor x"):
-        mlp([1.0], [first], [b])  # type: ignore[arg-type]
+    for wrong_x, wrong_weights in (([1.0], [first]), (None, [first]), (x, [None]), (x, (w for w in [first]))):
+        with pytest.raises(TypeError):
+            mlp(wrong_x, wrong_weights, [b])  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            mlp_backward(wrong_x, wrong_weights, [], torch.ones(4, 5))  # type: ignore[arg-type]
+    for wrong_weights in ([torch.tensor(1.0)], [first[0]], first):
+        with pytest.raises(ValueError, match="mlp: "):
+            mlp(x, wrong_weights, [b])  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="as many biases as weights"):
         mlp(x, [first], [])
     with pytest.raises(ValueError, match="at least 1"):

@@ -22,7 +22,15 @@ def modes(model: nn.Module) -> list[bool]:
     return [module.training for module in model.modules()]
 
 
-@pytest.mark.parametrize("kind", ["plain", "own train", "train replaced", "scripted"])
+class Telling(nn.Sequential):
+    """Has its own way into evaluation mode."""
+
+    def eval(self) -> Telling:
+        self.told = False
+        return super().eval()
+
+
+@pytest.mark.parametrize("kind", ["plain", "own train", "train replaced", "own eval", "scripted"])
 def test_every_module_is_in_the_mode_it_was_in(kind: str) -> None:
     model: nn.Module = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.BatchNorm1d(3), nn.Dropout()), nn.ReLU())
     model[1][0].eval()  # type: ignore[index]
@@ -32,6 +40,8 @@ def test_every_module_is_in_the_mode_it_was_in(kind: str) -> None:
         model[0].training = True  # type: ignore[index, union-attr]
     elif kind == "train replaced":
         model[0].train = lambda mode=True: told.append(mode)  # type: ignore[index, union-attr, method-assign]
+    elif kind == "own eval":
+        model = Telling(*model)  # type: ignore[misc]
     elif kind == "scripted":
         model = torch.jit.script(model)
     before = modes(model)
@@ -47,5 +57,5 @@ def test_every_module_is_in_the_mode_it_was_in(kind: str) -> None:
         fail()
     assert modes(model) == before == [True, True, True, False, True, True]
     assert told == ([False] if kind == "train replaced" else [])
-    if kind == "own train":
-        assert model[0].told is False  # type: ignore[index, union-attr]
+    if kind.startswith("own"):
+        assert (model if kind == "own eval" else model[0]).told is False  # type: ignore[index, union-attr]
