@@ -43,7 +43,7 @@ def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -
     under autocast, in a compiled graph, under a functorch transform, with forward-mode derivatives or before the eyes
     of a ``TorchFunctionMode``, takes torch's own operators, to the same numbers up to rounding. Gradients of every
     order exist; those of the first are compiled. The same bits for any number of threads, and for a row whatever rows
-    stand beside it.
+    stand beside it (but for the signs of zeros in its gradient).
 
     Args:
         x: ``(B, n_0)``, any floating dtype and device.
@@ -128,6 +128,9 @@ def mlp_backward(
     .. math:: \delta_L = \partial f / \partial z, \qquad
               \delta_l = W_{l+1}^\top \delta_{l+1} \cdot [h_l > 0], \qquad
               \partial f / \partial W_l = \sum_r \delta_{l,r} h_{l-1,r}^\top.
+
+    Neurons with :math:`\delta_l = 0` in every row cost the kernel nothing; where they meet infinity the result is NaN all
+    the same.
 
     Args:
         x, weights: as they were for :func:`mlp_losses`.
