@@ -129,8 +129,8 @@ def mlp_backward(
               \delta_l = W_{l+1}^\top \delta_{l+1} \cdot [h_l > 0], \qquad
               \partial f / \partial W_l = \sum_r \delta_{l,r} h_{l-1,r}^\top.
 
-    Neurons with :math:`\delta_l = 0` in every row cost the kernel nothing; where they meet infinity the result is NaN all
-    the same.
+    Neurons with :math:`\delta_l = 0` in every row cost the kernel nothing; where they meet infinity, the result is NaN
+    all the same.
 
     Args:
         x, weights: as they were for :func:`mlp_losses`.
