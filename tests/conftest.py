@@ -7,16 +7,7 @@ import torch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Coverage looks at the first case of every test: that takes as long as the test, and the others go the same ways.
-
-    `-m gpu` on a machine without a device skips, and says why.
-    """
-    known: set[str] = set()
-    for item in items:
-        test = item.nodeid.partition("[")[0]
-        if test in known:
-            item.add_marker(pytest.mark.no_cover)
-        known.add(test)
+    """`-m gpu` on a machine without a device skips, and says why."""
     if torch.cuda.is_available():
         return
     for item in items:

@@ -172,6 +172,7 @@ class Stop:
             raise KeyboardInterrupt
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("method", ["der++", "gss", "er+gmed", "icarl", "gdumb", "bgd", "generative-replay"])
 def test_an_interrupted_run_goes_on_to_the_same_bits(method: str, tmp_path: Path) -> None:
     config = RunConfig(method=method, setting="class", timeline="serial", **{**SHORT, "checkpoint_every": 5})

@@ -63,7 +63,7 @@ def _interpreted() -> Backend:
 
 
 BACKENDS = [
-    *(_cpu(isa) for isa in _C.isas()[::-1]),
+    *(_cpu(isa) for isa in _C.isas()),
     Backend("cuda", device="cuda", bits_follow_split=True),  # the mark `gpu` skips it where there is no device
 ]
 if importlib.util.find_spec("triton") and not torch.cuda.is_available():

@@ -27,7 +27,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     request.param.leave()
 
 
-@pytest.fixture(params=_C.isas()[::-1])
+@pytest.fixture(params=_C.isas())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Every instruction set this machine has."""
     before = _C.isa()

@@ -33,7 +33,7 @@ OPS = (
     *("simplex_qp", "cone_qp", "cagrad_dual", "maxdo", "nash_mtl", "imtl_g"),
     *("pcgrad", "gradvac", "elastic_factors"),
 )
-SOLVERS = [*(f"cpu-{isa}" for isa in _C.isas()[::-1]), *FLAGS, "cuda"]
+SOLVERS = [*(f"cpu-{isa}" for isa in _C.isas()), *FLAGS, "cuda"]
 
 needs_compiler = pytest.mark.skipif(CXX is None or not CSRC.is_dir(), reason="needs a C++ compiler and csrc/")
 

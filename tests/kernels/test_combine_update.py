@@ -18,7 +18,7 @@ SHAPES = [(3, 5), (1030,), (), (0,), (7, 2)]
 K = 3
 
 
-@pytest.fixture(params=_C.isas()[::-1], autouse=True)
+@pytest.fixture(params=_C.isas(), autouse=True)
 def isa(request: pytest.FixtureRequest) -> Iterator[None]:
     _C.use_isa(request.param)
     yield

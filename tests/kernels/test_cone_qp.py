@@ -59,6 +59,7 @@ def hard_failures(solvers: SimpleNamespace, count: int, seed: int) -> list[str]:
     return failures
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 def test_hard_set(solvers: SimpleNamespace) -> None:
     failures = hard_failures(solvers, 2000 if solvers.name == "cpu-avx512" else 400, seed=11)
     assert not failures, "\n".join(failures)

@@ -16,7 +16,7 @@ from pcl_kernels.firefly_apply import op, reference
 from tests.kernels.backends import BACKENDS  # before triton: tells it to interpret where there is no GPU
 
 assert BACKENDS
-WAYS = [*_C.isas()[::-1], pytest.param("cuda", marks=pytest.mark.gpu)]
+WAYS = [*_C.isas(), pytest.param("cuda", marks=pytest.mark.gpu)]
 if importlib.util.find_spec("triton") and not torch.cuda.is_available():
     WAYS.append("triton-interpreted")
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16]

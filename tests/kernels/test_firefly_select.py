@@ -17,7 +17,7 @@ from pcl_kernels.firefly_select import device as device_form
 from pcl_kernels.firefly_select import op, reference
 
 
-@pytest.fixture(params=[*_C.isas()[::-1], "device form on the CPU", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(params=[*_C.isas(), "device form on the CPU", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if request.param in _C.isas():
         _C.use_isa(request.param)

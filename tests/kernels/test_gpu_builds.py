@@ -41,7 +41,7 @@ def test_triton_kernels_compile_for_sm_90_without_spills(tmp_path: Path) -> None
 def test_cuda_sources_compile_without_spills(source: Path, tmp_path: Path) -> None:
     assert NVCC is not None
     known = subprocess.check_output([NVCC, "--list-gpu-code"], text=True).split()
-    chip = [c for c in ("70", "75", "80", "90", "100") if f"sm_{c}" in known][-1]
+    chip = next(c for c in ("90", "80", "75", "70") if f"sm_{c}" in known)  # the build compiles for all of them
     target = f"-gencode=arch=compute_{chip},code=sm_{chip}"
     command = [NVCC, "-O3", "-std=c++17", f"-I{ROOT / 'csrc'}", target, "-Xptxas=-v", "-c", str(source)]
     done = subprocess.run([*command, "-o", str(tmp_path / "object.o")], capture_output=True, text=True)

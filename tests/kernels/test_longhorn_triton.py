@@ -43,12 +43,14 @@ def test_scan(shape: str, options: str) -> None:
     assert_as_the_reference(given, given.run())
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16], ids=str)
 def test_dtypes(dtype: torch.dtype) -> None:
     given = problem("groups", "everything", dtype, device=DEVICE)
     assert_as_the_reference(given, given.run())
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("memory", ["wider rows", "time first", "strided"])
 def test_memory(memory: str) -> None:
     expected = problem("packed groups", "everything", torch.float32, device=DEVICE).run()

@@ -30,7 +30,7 @@ CHAINS = {
 }
 
 
-@pytest.fixture(params=_C.isas()[::-1], autouse=True)
+@pytest.fixture(params=_C.isas(), autouse=True)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     _C.use_isa(request.param)
     yield request.param

@@ -131,6 +131,7 @@ def nash_twin(k: int) -> Tensor:
     return nash_reference(random_gram(k, k + 10, k, 20))
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("k", [1, 2, 5, 20, 64, 70])
 def test_nash_solves_its_equation(k: int, solvers: SimpleNamespace) -> None:
     gram = random_gram(k, k + 10, k, 20)
@@ -180,6 +181,7 @@ def nash_failure(problem: Problem, solvers: SimpleNamespace) -> str:
     return "" if good else f"{problem.family} k={problem.k}: {residual:.1e}, {info}"
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 def test_nash_on_the_hard_set(solvers: SimpleNamespace) -> None:
     failures = [line for p in hard_set(2400, seed=4) if (line := nash_failure(p, solvers))]
     assert not failures, "\n".join(failures)
@@ -260,6 +262,7 @@ def imtl_failure(problem: Problem, solvers: SimpleNamespace) -> str:
     return "" if dependent and known else f"{problem.family} k={problem.k}: {info}, rank {rank}"
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 def test_imtl_on_the_hard_set(solvers: SimpleNamespace) -> None:
     failures = [line for p in hard_set(2400, seed=6) if (line := imtl_failure(p, solvers))]
     assert not failures, "\n".join(failures)

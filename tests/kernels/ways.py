@@ -27,7 +27,7 @@ def ways(interpret: Callable[[pytest.MonkeyPatch], object]) -> list[Any]:
         interpret(patch)
         return "cpu"
 
-    found = [pytest.param(_use(isa), id=f"cpu-{isa}") for isa in _C.isas()[::-1]]
+    found = [pytest.param(_use(isa), id=f"cpu-{isa}") for isa in _C.isas()]
     found.append(pytest.param(_cuda, id="cuda", marks=pytest.mark.gpu))
     if importlib.util.find_spec("triton"):
         found.append(pytest.param(interpreted, id="triton-interpreted"))

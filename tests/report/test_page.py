@@ -199,6 +199,7 @@ def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
         assert name in page.words
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("tasks", [1, 9])
 def test_any_number_of_tasks(tmp_path: Path, tasks: int) -> None:
     page = Page(write_report(write_run(tmp_path / "run", tasks=tasks, length=6)))

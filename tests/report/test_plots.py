@@ -58,6 +58,7 @@ def _cloud(rng: np.random.Generator, heading: str, classes: int) -> plots.Cloud:
     return plots.Cloud(heading, "stored to class means: 0.93", rng.normal(size=(40, 2)), named, (False, True) * 20)
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("look", LOOKS, ids=str)
 @pytest.mark.parametrize("tasks", [2, 5, 20])
 def test_nothing_is_cut_off_and_no_text_is_tiny(look: plots.Look, tasks: int) -> None:
