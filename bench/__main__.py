@@ -45,8 +45,8 @@ times, and only within one table. A peer that is not installed is left out. On a
   one that a step makes, and the per-sample kernels of convolutions; "÷ training step" is against the model as it is,
   though the sweep works in channels-last memory, in which a convolutional training step is faster too.
 - mlp: "of the floor" is the time of the multiply-adds alone, in registers, over ours; it counts those too that the
-  backward pass leaves out, of neurons that no sample of the batch lets through. The peer of "without a graph" is torch's
-  layers, head and cross-entropy under autograd, that of a "step of descent" also updates in place.
+  backward pass leaves out, of neurons that no sample of the batch lets through. The peer of "without a graph" is
+  torch's layers, head and cross-entropy under autograd, that of a "step of descent" also updates in place.
 - ghost_gramian: "torch" makes the same products of rows in float64, "formed" the gradients and then their Gramian.
 - growth: "plain" is forward and backward of a network in training, "over-grown" those of the network with every neuron
   split and 8 new ones in each group, to all candidates; "scores" is what all candidates' scores cost with n = 3; a
