@@ -12,6 +12,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <vector>
 
 #include "isa.hpp"
@@ -142,15 +143,20 @@ Places reached(Size rows, Size columns, const float* delta) {
     return found;
 }
 
-// With them those that the layers below hear of all the same: 0 times infinity is NaN.
-Places heard(const Places& live, Size in, Size out, const float* w) {
+// Those of 0 .. count - 1 that are not among `some`.
+Places others(Size count, const Places& some) {
+    const Places every = all(count);
     Places found;
-    auto next = live.begin();
-    for (Size c = 0; c < out; ++c) {
-        const bool there = next != live.end() && *next == c;
-        next += there;
-        if (there || largest(w + c * in, in) >= kInfinite) found.push_back(c);
-    }
+    std::set_difference(every.begin(), every.end(), some.begin(), some.end(), std::back_inserter(found));
+    return found;
+}
+
+// The live neurons, and those that the layers below hear of all the same: 0 times infinity is NaN.
+Places heard(const Places& live, Size in, Size out, const float* w) {
+    Places found = live;
+    for (const Size c : others(out, live))
+        if (largest(w + c * in, in) >= kInfinite) found.push_back(c);
+    std::inplace_merge(found.begin(), found.begin() + live.size(), found.end());
     return found;
 }
 
@@ -158,12 +164,9 @@ Places heard(const Places& live, Size in, Size out, const float* w) {
 void weight_gradient(const Places& rows, Size in, Size out, const float* delta, const Places& live, const float* h,
                      float* to, const float* base, float rate, int threads) {
     multiply({live, rows, in, delta, 1, out, h, nullptr, to, base, rate}, threads);
-    auto next = live.begin();
-    for (Size c = 0; c < out && to != base; ++c) {
-        if (next != live.end() && *next == c) ++next;
-        else if (base) std::copy_n(base + c * in, in, to + c * in);
-        else std::fill_n(to + c * in, in, 0.0f);
-    }
+    if (to == base) return;
+    for (const Size c : others(out, live))
+        base ? std::copy_n(base + c * in, in, to + c * in) : std::fill_n(to + c * in, in, 0.0f);
 }
 
 // Down to the layer `lowest`. scale (rows,), or null: the rows of all δ below the last layer, and what follows from

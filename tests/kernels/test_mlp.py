@@ -469,11 +469,13 @@ def test_what_is_refused(in_cpp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         (torch.zeros(5), torch.zeros(2)),
     )
     y = torch.zeros(4, dtype=torch.int64)
-    for wrong_x, wrong_weights in (([1.0], [first]), (None, [first]), (x, [None]), (x, (w for w in [first]))):
-        with pytest.raises(TypeError):
+    for wrong_x, wrong_weights in (([1.0], [first]), (None, [first]), (x, [None])):
+        with pytest.raises(TypeError, match="mlp: expected a tensor x"):
             mlp(wrong_x, wrong_weights, [b])  # type: ignore[arg-type]
-        with pytest.raises(TypeError):
+        with pytest.raises(TypeError, match="mlp_backward: expected a tensor x"):
             mlp_backward(wrong_x, wrong_weights, [], torch.ones(4, 5))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="len"):
+        mlp(x, (w for w in [first]), [b])  # type: ignore[arg-type]
     for wrong_weights in ([torch.tensor(1.0)], [first[0]], first):
         with pytest.raises(ValueError, match="mlp: "):
             mlp(x, wrong_weights, [b])  # type: ignore[arg-type]
@@ -496,7 +498,7 @@ def test_what_is_refused(in_cpp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(ValueError, match="from 0 to 4"):
             mlp_losses(x, [first], [b], torch.tensor([0, wrong, 0, 0]), [4])
     found = mlp_losses(x, [first, second], [b, c], y, [4])
-    with pytest.raises(ValueError, match="expected hidden"):
+    with pytest.raises(ValueError, match="expected hidden layers"):
         mlp_backward(x, [first, second], [], found.of_logits)
     with pytest.raises(ValueError, match="of_logits"):
         mlp_backward(x, [first, second], found.hidden, found.of_logits[:, :1])
