@@ -17,6 +17,7 @@ import bench.firefly_apply
 import bench.ghost_gramian
 import bench.gramian
 import bench.growth
+import bench.logit_distance
 import bench.longhorn_scan
 import bench.loss_terms
 import bench.memory_edit
@@ -48,6 +49,8 @@ times, and only within one table. A peer that is not installed is left out. On a
   backward pass leaves out, of neurons that no sample of the batch lets through. The peer of "without a graph" is
   torch's layers, head and cross-entropy under autograd, that of a "step of descent" also updates in place.
 - ghost_gramian: "torch" makes the same products of rows in float64, "formed" the gradients and then their Gramian.
+- logit_distance: "torch" makes the same of torch's operators for logits of which all are known, "autograd"
+  differentiates `mse_loss`; the floor reads and writes as many bytes.
 - growth: "plain" is forward and backward of a network in training, "over-grown" those of the network with every neuron
   split and 8 new ones in each group, to all candidates; "scores" is what all candidates' scores cost with n = 3; a
   phase is 40 steps of the candidates, scores over 4 batches, choice and rebuilding.
@@ -68,6 +71,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "memory_edit": bench.memory_edit.main,
     "mlp": bench.mlp.main,
     "ghost_gramian": bench.ghost_gramian.main,
+    "logit_distance": bench.logit_distance.main,
     "firefly": bench.firefly.main,
     "rehearsal": bench.rehearsal.main,
     "firefly_apply": bench.firefly_apply.main,

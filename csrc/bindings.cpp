@@ -31,6 +31,7 @@ void register_firefly_select(py::module_& m);
 void register_firefly_split(py::module_& m);
 void register_ghost_gramian(py::module_& m);
 void register_imtl_g(py::module_& m);
+void register_logit_distance(py::module_& m);
 void register_maxdo(py::module_& m);
 void register_longhorn_scan(py::module_& m);
 void register_mlp(py::module_& m);
@@ -93,6 +94,7 @@ PYBIND11_MODULE(_C, m) {
     pcl::register_firefly_split(m);
     pcl::register_ghost_gramian(m);
     pcl::register_imtl_g(m);
+    pcl::register_logit_distance(m);
     pcl::register_maxdo(m);
     pcl::register_longhorn_scan(m);
     pcl::register_mlp(m);

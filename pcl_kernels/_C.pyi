@@ -215,6 +215,18 @@ def ghost_gramian(
     threads: int,
     /,
 ) -> None: ...
+def logit_distance(
+    rows: int,
+    columns: int,
+    known: int,
+    now: int,
+    then: int,
+    factor: float,
+    ignored: bool,
+    loss: int,
+    slopes: int,
+    /,
+) -> None: ...
 def mlp_fits(
     x: object,
     weights: Sequence[object],

@@ -18,6 +18,7 @@ from pcl_kernels.ghost_gramian import ghost_gramian
 from pcl_kernels.gradvac import gradvac
 from pcl_kernels.gramian import GramianAccumulator, gramian
 from pcl_kernels.imtl_g import imtl_g
+from pcl_kernels.logit_distance import logit_distance
 from pcl_kernels.longhorn_scan import longhorn_scan, longhorn_step
 from pcl_kernels.maxdo import maxdo
 from pcl_kernels.memory_edit import channel_affine, channel_sums, sample_conv, sample_conv_transpose
@@ -51,6 +52,7 @@ __all__ = [
     "gradvac",
     "gramian",
     "imtl_g",
+    "logit_distance",
     "longhorn_scan",
     "longhorn_step",
     "maxdo",

@@ -349,6 +349,7 @@ void everything() {
 long edit_ops(int threads);      // edits.cpp
 long firefly_ops(int threads);   // firefly.cpp
 long ghost_ops(int threads);     // ghost_gramian.cpp
+long logit_ops();                // logit_distance.cpp
 long longhorn_ops(int threads);  // longhorn.cpp
 long mlp_ops(int threads);       // mlp.cpp
 long regrow_ops(int threads);    // regrow.cpp
@@ -359,6 +360,7 @@ int main() {
         if (!use_isa(isa)) continue;
         ++sets;
         everything();
+        calls += logit_ops();
         for (int threads : {1, 2})
             calls += edit_ops(threads) + firefly_ops(threads) + ghost_ops(threads) + longhorn_ops(threads) +
                      mlp_ops(threads) + regrow_ops(threads);

@@ -109,28 +109,27 @@ class DensePass:
         return DensePass(dense, x, column, [1] * x.shape[0]) if _suits(x) else None
 
     def replay(self, task: str, factor: float, others: Slopes) -> None:
-        """Take for the loss of a task factor times the mean cross-entropy of its ``first`` rows, and the mean of other
-        losses over the rest of its rows; over all of them where there is no rest.
+        """Take for the loss of a task factor times the mean cross-entropy of its ``first`` rows, and another loss of
+        the rest of its rows; of all of them where ``first`` says nothing.
 
         Args:
-            others: of the features and the logits of the task's rows, gives losses ``(n,)`` and their derivatives with
-                respect to the logits ``(n, columns)``, or None for nothing.
+            others: of the features and the logits of those rows, gives a scalar loss and its derivative with respect to
+                the logits ``(n, columns)``, or None for nothing.
         """
         number = self.tasks.index(task)
         start, size, count = sum(self.rows.sizes[:number]), self.rows.sizes[number], self._first.get(task, 0)
-        of_logits = self._found.of_logits.narrow(0, start, size)
-        of_rest = of_logits.narrow(0, count, size - count)
-        loss = self.losses.narrow(0, number, 1)
+        rest, length = start + count, size - count
+        of_logits, loss = self._found.of_logits.narrow(0, start, size), self.losses.narrow(0, number, 1)
+        of_rest = of_logits.narrow(0, count, length)
         if factor != 1:  # 0 leaves out what may be infinite
             for part in (loss, of_logits):
                 part.mul_(factor) if factor else part.zero_()
+        found = others(self._found.hidden[-1].narrow(0, rest, length), self.logits.narrow(0, rest, length))
         if count:
             of_rest.zero_()
-        found = others(self._found.hidden[-1].narrow(0, start, size), self.logits.narrow(0, start, size))
         if found is not None:
-            losses, slopes = (part.narrow(0, count, size - count) for part in found)
-            loss.add_(losses.mean())
-            of_rest.add_(slopes, alpha=1 / (size - count))
+            loss.add_(found[0])
+            of_rest.add_(found[1])
 
     def follow(self, losses: Mapping[str, Callable[[Tensor, Tensor], Tensor]]) -> None:
         """Take other losses in place of cross-entropy, functions of the features and the logits of every task's rows,

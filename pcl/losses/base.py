@@ -139,7 +139,7 @@ class Slopes(Protocol):
     derivatives, so that no graph is needed for them."""
 
     def slopes(self, samples: Samples) -> tuple[Tensor, Tensor] | None:
-        """Of samples of the memory the losses ``(B,)``, and their derivatives with respect to the logits
+        """Of samples of the memory the mean of their losses, a scalar, and its derivative with respect to the logits
         ``(B, columns)``; None for nothing."""
         ...
 

@@ -1,6 +1,5 @@
 """Dark experience replay."""
 
-import math
 from typing import Any, Literal, get_args
 
 import torch
@@ -9,6 +8,7 @@ from torch.nn import functional as F
 
 from pcl.losses.base import Samples, Unobserving, check_strength
 from pcl.models.continual import ContinualModel
+from pcl_kernels import logit_distance
 
 Unseen = Literal["least", "ignored"]
 
@@ -69,38 +69,28 @@ class DER(Unobserving):
 
     def losses(self, samples: Samples) -> Tensor | None:
         """alpha |z - z*|^2 / C of every sample of the memory, ``(B,)``; None for those of streams."""
-        found = self._apart(samples)
-        if found is None:
-            return None
-        apart, columns = found
-        return (self.alpha * apart.square().sum(dim=1, keepdim=True) / columns).squeeze(1)
-
-    def slopes(self, samples: Samples) -> tuple[Tensor, Tensor] | None:
-        """:meth:`losses`, and their derivatives 2 alpha (z - z*) / C with respect to the logits ``(B, columns)``; see
-        :class:`pcl.losses.base.Slopes`."""
-        found = self._apart(samples)
-        if found is None:
-            return None
-        apart, columns = found
-        slopes = apart * (2 * self.alpha / columns)
-        return (slopes * apart).sum(dim=1) / 2, slopes
-
-    def _apart(self, samples: Samples) -> tuple[Tensor, Tensor | int] | None:
-        """z - z* in the columns that are compared, 0 in others, and how many are compared, ``(B, 1)`` or a number for
-        all; None for samples of streams."""
         if samples.recalled is None or samples.recalled.logits is None:
             return None
         now, then = samples.logits, samples.recalled.logits
-        more = now.shape[1] - then.shape[1]
-        if not more and then.is_cpu and math.isfinite(then.sum().item()):
-            return now - then, now.shape[1]
-        if more:
-            then = F.pad(then, (0, more), value=torch.nan)
+        then = F.pad(then, (0, now.shape[1] - then.shape[1]), value=torch.nan)
         known = ~then.isnan()
-        if self.unseen == "least" and samples.model.setting == "class":
+        if self._takes_least(samples):
             least = torch.where(known, then, torch.inf).amin(dim=1, keepdim=True)
-            return now - torch.where(known, then, least), now.shape[1]
-        return torch.where(known, now - then, 0.0), known.sum(dim=1, keepdim=True)
+            return self.alpha * (now - torch.where(known, then, least)).square().sum(dim=1) / now.shape[1]
+        apart = torch.where(known, now - then, 0.0).square().sum(dim=1)
+        return self.alpha * apart / known.sum(dim=1).clamp(min=1)
+
+    def slopes(self, samples: Samples) -> tuple[Tensor, Tensor] | None:
+        """The mean of :meth:`losses`, and its derivative with respect to the logits ``(B, columns)``; see
+        :class:`pcl.losses.base.Slopes`."""
+        if samples.recalled is None or samples.recalled.logits is None:
+            return None
+        ignored = not self._takes_least(samples)
+        return logit_distance(samples.logits, samples.recalled.logits, self.alpha, ignored=ignored)
+
+    def _takes_least(self, samples: Samples) -> bool:
+        """Whether columns that a stored sample did not have are compared too."""
+        return self.unseen == "least" and samples.model.setting == "class"
 
     def task_ended(self, model: ContinualModel, task: str) -> None:
         """Nothing depends on it."""

@@ -61,7 +61,8 @@ class StepLosses:
         self._terms = terms
         self._logits: dict[str, list[Tensor]] = {task: [] for task in data.batches}
         self._all_logits: Tensor | None = None  # of all samples, where they were found together
-        self._replayed: dict[str, tuple[MemoryBatch, int]] = {}  # rows of the last pass, and how many are of retrieval
+        self._judged: dict[str, MemoryBatch] = {}  # rows of the last pass that a term says the losses of
+        self._led_by: dict[str, int] = {}  # how many of retrieval stand before them
         recalled, drawn = data.recalled, data.drawn
         counts = [len(batches) for batches in data.batches.values()]
         if recalled is not None:
@@ -95,10 +96,11 @@ class StepLosses:
         """Add rows of the memory to the passes, as many of them at a time; all of the task ``old``, or of any."""
         others = repeat(None) if drawn is None else _split(drawn, first, end, size)
         for now, part, other in zip(self.passes, _split(recalled, first, end, size), others, strict=False):
-            count, part = part.y.shape[0], part if other is None else part.with_rows(other)
+            self._judged[name], count = part if other is None else other, part.y.shape[0]
+            if other is not None:
+                self._led_by[name], part = count, part.with_rows(other)
             now.inputs[name], now.labels[name] = self._model.rows(part.x, part.names, part.task), part.y
             now.losses[name] = self._memory_share(name, part, count, count / (end - first), old)
-            self._replayed[name] = part, count
 
     def gradients(
         self,
@@ -173,11 +175,10 @@ class StepLosses:
         if len(self.passes) > 1 or not self._terms.of_logits_alone:
             return None
         replays, slopes = self._terms.replays, self._terms.slopes
-        first = {name: count for name, (part, count) in self._replayed.items() if slopes and count < len(part.y)}
-        now = self.passes[0]
+        now, first = self.passes[0], {} if slopes is None else self._led_by
         run = DensePass.of(self._model, self._model.dense(), now.inputs, now.labels, first)
         if run is not None and replays is not None and slopes is not None:
-            for name in self._replayed:
+            for name in self._judged:
                 run.replay(name, replays.cross_entropy, partial(self._slopes, slopes, name))
         elif run is not None and not self._terms.of_parameters_alone:
             run.follow(self.passes[0].losses)
@@ -185,8 +186,8 @@ class StepLosses:
         return run
 
     def _slopes(self, term: Slopes, name: str, features: Tensor, logits: Tensor) -> tuple[Tensor, Tensor] | None:
-        """What the term says of a part of the memory."""
-        part, _ = self._replayed[name]
+        """What the term says of its rows of the memory."""
+        part = self._judged[name]
         return term.slopes(Samples(self._model, name, part.x, part.y, features, part, logits))
 
     def _together(self, features: Tensor) -> Tensor:

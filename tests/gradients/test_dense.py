@@ -373,7 +373,7 @@ def test_cross_entropy_that_is_left_out_may_be_infinite(count: int | None) -> No
     first = {} if count is None else {"a": count}
     run = DensePass(of.dense(), x["a"], y["a"] + 1, [5], ["a"], first)  # type: ignore[arg-type]
     assert run.losses.isinf().all()
-    run.replay("a", 0.0, lambda features, logits: (torch.ones(5), torch.zeros_like(logits)))
+    run.replay("a", 0.0, lambda features, logits: (torch.tensor(1.0), torch.zeros_like(logits)))
     assert run.losses.tolist() == [1.0]
     found = run.backward(None, wanted={id(head.weight)}, weighted_heads=True).weights[-1]
     assert found is not None

@@ -1,0 +1,3 @@
+from pcl_kernels.logit_distance.op import logit_distance
+
+__all__ = ["logit_distance"]
