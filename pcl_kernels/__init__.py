@@ -22,7 +22,16 @@ from pcl_kernels.logit_distance import logit_distance
 from pcl_kernels.longhorn_scan import longhorn_scan, longhorn_step
 from pcl_kernels.maxdo import maxdo
 from pcl_kernels.memory_edit import channel_affine, channel_sums, sample_conv, sample_conv_transpose
-from pcl_kernels.mlp import MLPGradients, MLPLosses, mlp, mlp_backward, mlp_descend, mlp_losses
+from pcl_kernels.mlp import (
+    MLPGradients,
+    MLPLosses,
+    SoftmaxLosses,
+    mlp,
+    mlp_backward,
+    mlp_descend,
+    mlp_losses,
+    softmax_losses,
+)
 from pcl_kernels.nash_mtl import nash_mtl
 from pcl_kernels.pcgrad import pcgrad, random_orders
 from pcl_kernels.semidefinite_solve import semidefinite_solve
@@ -33,6 +42,7 @@ __all__ = [
     "MLPGradients",
     "MLPLosses",
     "QPInfo",
+    "SoftmaxLosses",
     "Status",
     "SystemInfo",
     "cagrad_dual",
@@ -67,4 +77,5 @@ __all__ = [
     "sample_conv_transpose",
     "semidefinite_solve",
     "simplex_qp",
+    "softmax_losses",
 ]

@@ -6,7 +6,7 @@ of tens of samples.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from copy import copy
 from itertools import accumulate
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, cast
@@ -14,15 +14,10 @@ from typing import NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from pcl.gradients.collectors import Store
-from pcl.gradients.result import Gradient, TaskGradients, weights_for
 from pcl.gradients.rows import Rows
 from pcl.gradients.rules.linear import LINEAR
-from pcl.gradients.rules.rule import block_sums
-from pcl.gradients.splitting import costs
 from pcl.gradients.tape import Use
-from pcl.gradients.workspace import Workspace
-from pcl_kernels import MLPGradients, ghost_gramian, mlp_backward, mlp_descend, mlp_losses
+from pcl_kernels import MLPGradients, MLPLosses, mlp_backward, mlp_descend, mlp_losses, softmax_losses
 
 Slopes = Callable[[Tensor, Tensor], "tuple[Tensor, Tensor] | None"]
 
@@ -44,6 +39,13 @@ class Classifier(Protocol):
         """The columns ``(n,)`` of class numbers."""
 
 
+class Forward(NamedTuple):
+    """What a forward pass finds of n rows: h_1 ... h_{L-1}, ``(n, n_l)`` each, and the logits ``(n, columns)``."""
+
+    hidden: list[Tensor]
+    logits: Tensor
+
+
 class DensePass:
     """The forward pass of all tasks together.
 
@@ -55,6 +57,7 @@ class DensePass:
         tasks: their names.
         first: by name, of how many rows of a task cross-entropy is the mean, where not of all: the others are left to
             :meth:`replay`.
+        known: what another pass has found of these rows with the same parameters, if one was made.
 
     Attributes:
         losses: ``(k,)``.
@@ -69,6 +72,7 @@ class DensePass:
         sizes: Sequence[int],
         tasks: Sequence[str] = (),
         first: Mapping[str, int] = MappingProxyType({}),
+        known: Forward | None = None,
     ) -> None:
         self.model, self.tasks = model, tuple(tasks)
         self.rows, self._first = Rows(tuple(range(len(sizes))), tuple(sizes)), first
@@ -81,7 +85,11 @@ class DensePass:
         if first:
             parts = [[first[t], n - first[t]] if t in first else [n] for t, n in zip(tasks, sizes, strict=True)]
         blocks = [block for part in parts for block in part]
-        self._found = mlp_losses(self._x, self._weights, self._biases, column, blocks)
+        if known is None:
+            self._found = mlp_losses(self._x, self._weights, self._biases, column, blocks)
+        else:
+            losses, of_logits = softmax_losses(known.logits, column, blocks)
+            self._found = MLPLosses(losses, known.logits, of_logits, known.hidden)
         self.logits, self.losses = self._found.logits, self._found.losses
         if first:
             of_first = torch.tensor(list(accumulate(map(len, parts[:-1]), initial=0)))
@@ -94,19 +102,44 @@ class DensePass:
         inputs: Mapping[str, Tensor],
         labels: Mapping[str, Tensor],
         first: Mapping[str, int] = MappingProxyType({}),
+        *,
+        beside: tuple[Tensor, Tensor] | None = None,
+        seen: "SeenRows | None" = None,
     ) -> "DensePass | None":
         """The pass over inputs with these class numbers ``(n_i,)``, where ``model.dense()`` is one and the rows are
-        float32 on the CPU; else None."""
-        sizes = [x.shape[0] for x in inputs.values()]
-        if dense is None or not all(map(_suits, inputs.values())):
+        float32 on the CPU; else None.
+
+        Args:
+            beside: x and y of further samples, behind those of the tasks; each is a block for itself.
+            seen: the rows in an earlier pass, if they were all in one.
+        """
+        xs, ys, sizes = list(inputs.values()), list(labels.values()), [x.shape[0] for x in inputs.values()]
+        if beside is not None:
+            xs, ys, sizes = [*xs, beside[0]], [*ys, beside[1]], [*sizes, *[1] * beside[0].shape[0]]
+        if dense is None or not all(map(_suits, xs)):
             return None
-        column = model.column_of(torch.cat(list(labels.values())), next(iter(labels)))
-        return DensePass(dense, torch.cat(list(inputs.values())), column, sizes, tuple(inputs), first)
+        column = model.column_of(torch.cat(ys), next(iter(labels)))
+        known = None if seen is None else seen.forward(dense)
+        return DensePass(dense, torch.cat(xs), column, sizes, tuple(inputs), first, known)
 
     @staticmethod
     def of_samples(dense: DenseModel, x: Tensor, column: Tensor) -> "DensePass | None":
         """The same with every sample for itself: x ``(n, ...)`` with the columns ``(n,)`` of their classes."""
         return DensePass(dense, x, column, [1] * x.shape[0]) if _suits(x) else None
+
+    def leading(self) -> "DensePass":
+        """The pass over the rows of its tasks, without those beside them."""
+        count, sizes, found = len(self.tasks), self.rows.sizes[: len(self.tasks)], self._found
+        rows, part = sum(sizes), copy(self)
+        part.rows, part._x = Rows(tuple(range(count)), sizes), self._x.narrow(0, 0, rows)
+        losses, logits, of_logits = found.losses.narrow(0, 0, count), *(t.narrow(0, 0, rows) for t in found[1:3])
+        part._found = MLPLosses(losses, logits, of_logits, [h.narrow(0, 0, rows) for h in found.hidden])
+        part.logits, part.losses = logits, losses
+        return part
+
+    def forward(self, rows: Tensor) -> Forward:
+        """What it has found of some of its rows ``(n,)`` int64."""
+        return Forward([h.index_select(0, rows) for h in self._found.hidden], self.logits.index_select(0, rows))
 
     def replay(self, task: str, factor: float, others: Slopes) -> None:
         """Take for the loss of a task factor times the mean cross-entropy of its ``first`` rows, and another loss of
@@ -253,6 +286,28 @@ class DensePass:
             yield Use(layer, LINEAR, a, delta, self.rows)
 
 
+class SeenRows:
+    """Some rows of a pass, for another one over them that finds the parameters as they are now.
+
+    Args:
+        run: the pass.
+        rows: ``(n,)`` int64.
+    """
+
+    def __init__(self, run: DensePass, rows: Tensor) -> None:
+        self._run, self._rows, self._parameters = run, rows, _state_of(run.model)
+
+    def forward(self, model: DenseModel) -> Forward | None:
+        """What was found of the rows; None if the parameters are others, or have changed."""
+        return self._run.forward(self._rows) if _state_of(model) == self._parameters else None
+
+
+def _state_of(model: DenseModel) -> list[tuple[int, int]]:
+    """Tells parameters from others, and from what they were before."""
+    parameters = [p for layer in (*model.layers, *model.heads) for p in (layer.weight, layer.bias) if p is not None]
+    return [(p.data_ptr(), p._version) for p in parameters]
+
+
 def _suits(x: Tensor) -> bool:
     as_read = type(x) is Tensor and x.dtype == torch.float32 and x.is_cpu and x.shape[0] > 0
     return as_read and not torch.is_autocast_enabled("cpu")
@@ -261,81 +316,3 @@ def _suits(x: Tensor) -> bool:
 @torch.no_grad()
 def _side_by_side(heads: Sequence[nn.Linear]) -> tuple[Tensor, Tensor]:
     return torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
-
-
-class DenseLoss:
-    """What :class:`~pcl.gradients.summed.SummedLoss` finds, of a :class:`DensePass`; attributes and use as there."""
-
-    def __init__(self, run: DensePass, shared: Sequence[Tensor], own: Sequence[Tensor]) -> None:
-        self.tasks, self.losses = run.tasks, run.losses
-        self.own: Gradient = []
-        self._run, self._shared, self._others = run, list(shared), list(own)
-
-    def combine(self, weights: Tensor) -> Gradient:
-        """As :meth:`pcl.gradients.summed.SummedLoss.combine`."""
-        wanted = {id(p) for p in (*self._shared, *self._others)}
-        found = self._run.by_parameter(self._run.backward(weights, wanted=wanted, weighted_heads=not self._others))
-        self.own = [found.get(id(p)) for p in self._others]
-        return [found.get(id(p)) for p in self._shared]
-
-    def descend(self, weights: Tensor, lr: float) -> bool:
-        """In place of :meth:`combine` and an update by gradient descent, whose bits it has: all parameters of the model
-        go down along their gradients, which are not kept. See :meth:`DensePass.descend`."""
-        return self._run.descend(weights, lr, weighted_heads=not self._others)
-
-
-class DenseGradients(TaskGradients):
-    """The gradients of every task, of a :class:`DensePass`. None of them is formed where their Gramian and their
-    combination cost less without; use as :class:`DenseLoss`."""
-
-    def __init__(self, run: DensePass, shared: Sequence[Tensor], own: Sequence[Tensor], workspace: Workspace) -> None:
-        self.tasks, self.losses, self.shared = run.tasks, run.losses, list(shared)
-        self._run, self._workspace, self._wanted = run, workspace, {id(p) for p in shared}
-        found = run.backward(None, wanted={id(p) for p in own}, weighted_heads=False)
-        of_own = run.by_parameter(found)
-        self.own = [of_own.get(id(p)) for p in own]
-        self._uses = [
-            use for use in run.uses(found.deltas) if self._wants(use.layer.weight) or self._wants(use.layer.bias)
-        ]
-        whole = all(self._wants(use.layer.weight) and self._wants(use.layer.bias) for use in self._uses)
-        ghost, stored = map(sum, zip(*[costs(use, len(self.tasks)) for use in self._uses], strict=True))
-        self._formless = whole and ghost < stored
-
-    def gramian(self) -> Tensor:
-        """As :meth:`TaskGradients.gramian`."""
-        if not self._formless:
-            return self._stored.gramian()
-        sizes = self._run.rows.sizes
-        first, *others = [ghost_gramian(use.a, use.delta, sizes, bias=True) for use in self._uses]
-        return sum(others, start=first)
-
-    def combine(self, weights: Tensor | Sequence[float]) -> Gradient:
-        """As :meth:`TaskGradients.combine`."""
-        weights = weights_for(self.losses, weights)
-        if not self._formless:
-            return self._stored.combine(weights, self.shared)
-        found = self._run.by_parameter(self._run.backward(weights, wanted=self._wanted, weighted_heads=not self.own))
-        return [found.get(id(p)) for p in self.shared]
-
-    def descend(self, weights: Tensor, lr: float) -> bool:
-        """As :meth:`DenseLoss.descend`; not where gradients are stored."""
-        return self._formless and self._run.descend(weights, lr, weighted_heads=not self.own)
-
-    def each(self) -> list[Gradient]:
-        """As :meth:`TaskGradients.each`."""
-        return self._stored.each(self.shared)
-
-    @cached_property
-    @torch.no_grad()
-    def _stored(self) -> Store:
-        store, rows = Store(len(self.tasks), self._workspace, self.losses.device), self._run.rows
-        for use in self._uses:
-            weight, bias = use.layer.weight, use.layer.bias
-            if isinstance(bias, Tensor) and self._wants(bias):
-                store.small(bias, rows, block_sums(use.delta[:, None], rows))
-            if isinstance(weight, Tensor) and self._wants(weight):
-                store.weight(weight, [use])
-        return store
-
-    def _wants(self, parameter: object) -> bool:
-        return id(parameter) in self._wanted

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pcl.gradients.dense import DenseLoss, DenseModel, DensePass
+from pcl.gradients.dense import DenseModel, DensePass, SeenRows
+from pcl.gradients.dense_gradients import DenseLoss
 from pcl.memory.base import MemoryBatch
+from pcl.memory.stored_losses import StoredLosses
 from pcl.models.continual import ContinualModel
 from pcl.models.modes import evaluation_mode
 from pcl.parts import trainable
@@ -83,6 +85,7 @@ class Incoming:
     def __init__(self, model: ContinualModel, batches: Mapping[str, Sequence[Batch]]) -> None:
         self.model = model
         self.batches = batches
+        self._joint: tuple[DensePass, MemoryBatch] | None = None  # a pass over stored samples beside the batches
 
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
@@ -102,7 +105,7 @@ class Incoming:
         model in evaluation mode, so that layer statistics, generators and carried states stay as they are. (All of
         several batches that a step accumulates go on from the state before the step.)
         """
-        run = self._pass()
+        run = self._pass() if self._joint is None else self._joint[0].leading()
         if run is not None:
             return _of_dense(run, self.parameters)
         total: list[Tensor | None] = [None] * len(self.parameters)
@@ -116,12 +119,33 @@ class Incoming:
                     total = [b if a is None else a if b is None else a + b for a, b in zip(total, found, strict=True)]
         return Course(lambda: total)
 
-    def _pass(self) -> DensePass | None:
-        """All tasks in one pass without a graph, where the model allows it."""
+    def losses_of(self, stored: MemoryBatch) -> Tensor:
+        """l(x; theta) ``(B,)`` of stored samples, without derivatives and in the mode that the model is in. Where no
+        graph is needed the batches run along with them, and need no pass of their own any more."""
+        run = None if self._joint is not None or "gradient" in vars(self) else self._pass(stored)
+        if run is None:
+            return StoredLosses(self.model, stored, self.dense).values()
+        self._joint = run, stored
+        return run.losses[len(self.batches) :]
+
+    def seen(self, stored: MemoryBatch) -> SeenRows | None:
+        """The rows of the batches, and behind them those of stored samples, as :meth:`losses_of` has seen them; None if
+        it has not seen all of them. The samples must not have been edited since."""
+        if self._joint is None:
+            return None
+        run, looked_at = self._joint
+        first = sum(run.rows.sizes[: len(self.batches)])
+        row_of = {place: row for row, place in enumerate(looked_at.index.tolist(), first)}
+        rows = [row_of.get(place, -1) for place in stored.index.tolist()]
+        return None if -1 in rows else SeenRows(run, torch.tensor([*range(first), *rows]))
+
+    def _pass(self, stored: MemoryBatch | None = None) -> DensePass | None:
+        """All tasks in one pass without a graph, where the model allows it; with stored samples beside them."""
         if any(len(batches) != 1 for batches in self.batches.values()):
             return None
         inputs, labels = ({task: batches[0][part] for task, batches in self.batches.items()} for part in (0, 1))
-        return DensePass.of(self.model, self.dense, inputs, labels)
+        beside = None if stored is None else (stored.x, stored.y)
+        return DensePass.of(self.model, self.dense, inputs, labels, beside=beside)
 
     def gradient_on(self, stored: MemoryBatch) -> tuple[Tensor | None, ...]:
         """Of the mean loss of stored samples, likewise."""

@@ -79,9 +79,8 @@ class MIR:
 
     def rise(self, drawn: MemoryBatch, incoming: Incoming) -> Tensor:
         """l(x; theta') - l(x; theta) of every sample, ``(B,)``."""
-        losses = StoredLosses(incoming.model, drawn, incoming.dense)
         with evaluation_mode(incoming.model):
-            now = losses.values()
+            now, losses = incoming.losses_of(drawn), StoredLosses(incoming.model, drawn, incoming.dense)
             with moved(incoming.parameters, incoming.gradient, self.lr):
                 return losses.values() - now
 

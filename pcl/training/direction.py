@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from pcl.gradients.dense import DenseGradients, DenseLoss
+from pcl.gradients.dense_gradients import DenseGradients, DenseLoss
 from pcl.gradients.grouped import GroupedGradients
 from pcl.gradients.result import Gradient, TaskGradients
 from pcl.gradients.summed import SummedLoss

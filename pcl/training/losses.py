@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pcl.gradients.accumulated import accumulated
-from pcl.gradients.dense import DenseGradients, DenseLoss, DensePass
+from pcl.gradients.dense import DensePass
+from pcl.gradients.dense_gradients import DenseGradients, DenseLoss
 from pcl.gradients.grouped import GroupedGradients, Groups
 from pcl.gradients.result import TaskGradients
 from pcl.gradients.summed import SummedLoss
@@ -59,6 +60,7 @@ class StepLosses:
     def __init__(self, model: ContinualModel, data: StepData, terms: LossTerms) -> None:
         self._model = model
         self._terms = terms
+        self._seen = data.seen
         self._logits: dict[str, list[Tensor]] = {task: [] for task in data.batches}
         self._all_logits: Tensor | None = None  # of all samples, where they were found together
         self._judged: dict[str, MemoryBatch] = {}  # rows of the last pass that a term says the losses of
@@ -176,7 +178,7 @@ class StepLosses:
             return None
         replays, slopes = self._terms.replays, self._terms.slopes
         now, first = self.passes[0], {} if slopes is None else self._led_by
-        run = DensePass.of(self._model, self._model.dense(), now.inputs, now.labels, first)
+        run = DensePass.of(self._model, self._model.dense(), now.inputs, now.labels, first, seen=self._seen)
         if run is not None and replays is not None and slopes is not None:
             for name in self._judged:
                 run.replay(name, replays.cross_entropy, partial(self._slopes, slopes, name))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from pcl.gradients.dense import SeenRows
 from pcl.memory.base import MemoryBatch
 from pcl.memory.before_update import BeforeUpdate
 from pcl.memory.edit import Edit
@@ -38,11 +39,13 @@ class Recall:
         recalled: stored samples, None while nothing is stored.
         drawn: as many others, for a loss term that has a draw of its own.
         edited: what an edit that acts before the update has made, of the recalled ones or others.
+        seen: the batches and the recalled samples in a pass that retrieval has made.
     """
 
     recalled: MemoryBatch | None = None
     drawn: MemoryBatch | None = None
     edited: Edited | None = None
+    seen: SeenRows | None = None
 
 
 def recall(trainer: "Trainer", batches: Mapping[str, Sequence[Batch]]) -> Recall:
@@ -61,13 +64,16 @@ def recall(trainer: "Trainer", batches: Mapping[str, Sequence[Batch]]) -> Recall
         recalled = _unsettled(trainer.model, found, trainer.memory_batch)
         replays = trainer.loss_terms.replays
         drawn = at_random(count, draws) if replays is not None and replays.own_draw else None
+        seen = incoming.seen(found) if recalled is found and drawn is None else None
         if not isinstance(edit, BeforeUpdate) or recalled is None:
-            return Recall(recalled, drawn)
+            return Recall(recalled, drawn, seen=seen)
         chosen = recalled if edit.samples == "recalled" else memory.sample(count, draws)
         ahead = incoming.gradient if edit.direction == "incoming" else incoming.gradient_on(memory.sample(count, draws))
         losses = StoredLosses(trainer.model, chosen, incoming.dense)
         edited = _edit(edit.edit, losses, incoming.parameters, ahead)
-    return Recall(replace(recalled, x=edited.after) if edit.samples == "recalled" else recalled, drawn, edited)
+    if edit.samples == "recalled":
+        return Recall(replace(recalled, x=edited.after), drawn, edited)
+    return Recall(recalled, drawn, edited, seen)
 
 
 def _unsettled(model: ContinualModel, batch: MemoryBatch, size: int) -> MemoryBatch | None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from pcl.gradients.dense import SeenRows
 from pcl.memory.base import MemoryBatch
 from pcl.streams.stream import MEMORY, Batch, memory_of
 
@@ -24,6 +25,7 @@ class StepData:
         drawn: as many other samples from the memory, for a loss term that has a draw of its own, or None.
         faults: ``(2, k)`` bool, what is wrong with the tasks' batches as far as it could not be looked at; see
             :func:`pcl.training.intake.read_batches`. None if all was looked at.
+        seen: all of the samples in an earlier pass of the step, or None.
     """
 
     batches: Mapping[str, Sequence[Batch]]
@@ -31,6 +33,7 @@ class StepData:
     memory_batch: int
     faults: Tensor | None = None
     drawn: MemoryBatch | None = None
+    seen: SeenRows | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -348,7 +348,7 @@ class Trainer:
     ) -> tuple[StepData, Edited | None]:
         """The batches, and stored samples beside them; what an edit that acts before the update has made."""
         found = recall(self, batches)
-        data = StepData(batches, found.recalled, self.memory_batch, drawn=found.drawn)
+        data = StepData(batches, found.recalled, self.memory_batch, drawn=found.drawn, seen=found.seen)
         table = fault_table(faults, data.tasks)
         return data if table is None else replace(data, faults=table), found.edited
 

@@ -48,13 +48,30 @@ def fits(
 
     ``behind`` has a tensor ``(B, n_l)`` for every layer, ``scale`` is one of ``(B,)``. What is None is not looked at.
     """
+    if not _at_hand():
+        return False
+    return _C.mlp_fits(x, weights, biases, behind, scale) if READ_IN_CPP else _fit(x, weights, biases, behind, scale)
+
+
+def reads(logits: Tensor) -> bool:
+    """Whether the kernel of cross-entropy reads these, perhaps after a copy; where that of the layers does not run, it
+    does not either, so that one call has the bits of two."""
+    return (
+        type(logits) in _KNOWN
+        and logits.dtype == torch.float32
+        and logits.is_cpu
+        and not logits.is_neg()
+        and _at_hand()
+    )
+
+
+def _at_hand() -> bool:
+    """Whether a call may run on the kernels at all."""
     if not untransformed() or torch._C._get_tracing_state() is not None or torch.is_autocast_enabled("cpu"):
         return False
     if torch._C._len_torch_function_stack() or torch.autograd.forward_ad._current_level >= 0:
         return False
-    if _C.isa() == "baseline":
-        return False
-    return _C.mlp_fits(x, weights, biases, behind, scale) if READ_IN_CPP else _fit(x, weights, biases, behind, scale)
+    return _C.isa() != "baseline"
 
 
 def _fit(

@@ -1,4 +1,6 @@
-"""`mlp`, `mlp_losses`, `mlp_backward`: a chain of Linear layers and ReLUs in one compiled call each (csrc/mlp.cpp).
+"""`mlp`, `mlp_losses`, `mlp_backward`, `mlp_descend`: a chain of Linear layers and ReLUs in one compiled call each.
+
+Kernel: csrc/mlp.cpp.
 
 A step on a small batch is made of products so short that what stands between them, a dispatch, an allocation and a
 node of the graph for every layer and activation, costs about as much. Here the chain is one call, the products are
@@ -18,6 +20,7 @@ from pcl_kernels._registry import unobserved
 from pcl_kernels.firefly_split.layout import held
 from pcl_kernels.mlp import compiled
 from pcl_kernels.mlp.compiled import MLPGradients, fits
+from pcl_kernels.mlp.softmax import check_blocks, composed_softmax, kernel_softmax
 
 
 class MLPLosses(NamedTuple):
@@ -75,41 +78,30 @@ def mlp_losses(
 ) -> MLPLosses:
     r"""Cross-entropy of a perceptron's logits, by blocks of rows, and its gradient with respect to them; no graph.
 
-    The chain of :func:`mlp` with logits :math:`z = W_L h_{L-1} + b_L` in place of a last ReLU; for a block of rows R_i
-
-    .. math:: \ell_i = \frac{1}{|R_i|} \sum_{r \in R_i} -\log \mathrm{softmax}(z_r)_{c_r}, \qquad
-              \frac{\partial \ell_i}{\partial z_r} = \frac{\mathrm{softmax}(z_r) - e_{c_r}}{|R_i|}.
-
-    For loops that differentiate by :func:`mlp_backward`: the gradients of all blocks' sum, of any weighted sum, or,
-    from the deltas, of every block. Kernel and other operands as for :func:`mlp`.
+    The chain of :func:`mlp` with logits :math:`z = W_L h_{L-1} + b_L` in place of a last ReLU, and what
+    :func:`pcl_kernels.softmax_losses` says of them. For loops that differentiate by :func:`mlp_backward`: the gradients
+    of all blocks' sum, of any weighted sum, or, from the deltas, of every block. Kernel and other operands as for
+    :func:`mlp`.
 
     Args:
         x, weights, biases: as for :func:`mlp`.
-        target: c ``(B,)`` int64, the column of every row's class.
-        sizes: |R_i| >= 1 of the k blocks, which follow one another and are B rows together.
+        target, sizes: as for :func:`pcl_kernels.softmax_losses`.
 
     Raises:
         TypeError: for operands that are not tensors, or a target that is not int64.
-        ValueError: as :func:`mlp`, for blocks that are not the rows, and on the CPU for a target outside the columns;
-            to look at targets on a GPU would be to wait for it.
+        ValueError: as :func:`mlp` and :func:`pcl_kernels.softmax_losses`.
     """
     reads = fits(x, weights, biases)
     if not reads:
         _check(x, weights, biases, "mlp_losses")
-    if target.dtype != torch.int64:
-        raise TypeError(f"mlp_losses: expected target of int64, got {target.dtype}; convert it with .long()")
-    rows = x.shape[0]
-    if target.shape != (rows,) or sum(sizes) != rows or min(sizes, default=0) < 1:
-        raise ValueError(
-            f"mlp_losses: expected a target and blocks of at least one row for the {rows} rows of x; got a target "
-            f"{tuple(target.shape)} and sizes {list(sizes)}"
-        )
-    if not reads:
-        return _composed_losses(x, weights, biases, target, list(sizes))
-    *hidden, logits = compiled.forward(x, weights, biases, False)
-    losses, of_logits = compiled.softmax_losses(logits, target, sizes)
-    if losses.shape[0] == 0:
-        raise _no_column(weights[-1].shape[0])
+    check_blocks("mlp_losses", x.shape[0], target, sizes)
+    if reads:
+        *hidden, logits = compiled.forward(x, weights, biases, False)
+        losses, of_logits = kernel_softmax(logits, target, sizes)
+    else:
+        with torch.no_grad():
+            *hidden, logits = _composed(x, weights, biases, relu_last=False)
+        losses, of_logits = composed_softmax(logits, target, list(sizes))
     return MLPLosses(losses, logits, of_logits, hidden)
 
 
@@ -223,21 +215,6 @@ def _check_deltas(
             f"{op}: expected hidden layers and of_logits of the shapes {shapes} and scale ({rows},); got "
             f"{list(map(tuple, found))} and {_shape(scale)}"
         )
-
-
-@torch.no_grad()
-def _composed_losses(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], target: Tensor, sizes: list[int]
-) -> MLPLosses:
-    *hidden, logits = _composed(x, weights, biases, relu_last=False)
-    columns = weights[-1].shape[0]
-    if target.is_cpu and bool(((target < 0) | (target >= columns)).any()):
-        raise _no_column(columns)
-    p = logits.softmax(dim=1)
-    p.scatter_add_(1, target[:, None], p.new_full((1, 1), -1.0).expand(len(p), 1))
-    of_logits = torch.cat([p_i / len(p_i) for p_i in p.split(sizes)])
-    of_rows = F.cross_entropy(logits, target, reduction="none").split(sizes)
-    return MLPLosses(torch.stack([part.mean() for part in of_rows]), logits, of_logits, hidden)
 
 
 @torch.no_grad()
@@ -355,7 +332,3 @@ def _check(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
         width = weight.shape[0]
         if bias is not None and bias.shape != (width,):
             raise ValueError(f"{op}: layer {number}: expected a bias ({width},), got {tuple(bias.shape)}")
-
-
-def _no_column(columns: int) -> ValueError:
-    return ValueError(f"mlp_losses: expected targets from 0 to {columns - 1}, the columns of the logits; got another")

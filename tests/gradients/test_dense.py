@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pcl import DER, EWC, HAL, MIR, MLP, ContinualModel, GMEDEdit, LwF, Mean, ReservoirMemory, Stream, Sum, Trainer
-from pcl.gradients.dense import DenseGradients, DenseLoss, DensePass
+from pcl.gradients.dense import DensePass
+from pcl.gradients.dense_gradients import DenseGradients, DenseLoss
 from pcl.gradients.workspace import Workspace
 from pcl.memory.incoming import Incoming, moved
 
