@@ -13,6 +13,9 @@
 #include <cmath>
 #include <cstdint>
 #include <iterator>
+#include <memory>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "isa.hpp"
@@ -47,9 +50,15 @@ inline void dots(Size in, const float* x, const float* const* w, float* to) {
     store_lanes(to, sum[0]);
 }
 
+template <std::size_t... i>
+constexpr std::array<decltype(&dots<1>), sizeof...(i)> dots_of(std::index_sequence<i...>) {
+    return {&dots<static_cast<int>(i) + 1>...};
+}
+
 // y = max(0, x Wᵀ + b), or without the maximum; y (rows, out)
 void layer_forward(Size rows, Size in, Size out, const float* x, const float* w, const float* b, bool relu, float* y,
                    int threads) {
+    constexpr auto of_samples = dots_of(std::make_index_sequence<kSamples>{});
     const Size blocks = (out + kNeurons - 1) / kNeurons;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (Size block = 0; block < blocks; ++block) {
@@ -60,13 +69,7 @@ void layer_forward(Size rows, Size in, Size out, const float* x, const float* w,
             const Size here = std::min<Size>(kSamples, rows - s);
             const float* at = x + s * in;
             float sum[kFloats];
-            if (here == kSamples) dots<kSamples>(in, at, row, sum);
-            else
-                for (Size k = 0; k < here; ++k) {
-                    float of_one[kFloats];
-                    dots<1>(in, at + k * in, row, of_one);
-                    std::copy_n(of_one, kNeurons, sum + k * kNeurons);
-                }
+            of_samples[here - 1](in, at, row, sum);
             for (Size k = 0; k < here; ++k)
                 for (Size r = 0; r < count; ++r) {
                     const float z = sum[k * kNeurons + r] + (b ? b[first + r] : 0.0f);
@@ -90,14 +93,14 @@ void mlp_forward(const MlpLayers& of, const float* x, const std::vector<float*>&
                       h[l], threads);
 }
 
-// losses[i]: the mean cross-entropy of the blocks[i] rows of block i; of_logits (rows, columns): its gradient. False
-// where a label is no column.
-bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& blocks, const float* logits, float* losses,
-                    float* of_logits) {
+// losses[i]: factors[i] times the mean cross-entropy of the blocks[i] rows of block i; of_logits (rows, columns): its
+// gradient. Without factors they are 1; 0 gives zeros, whatever the logits are. False where a label is no column.
+bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& blocks, const std::vector<float>& factors,
+                    const float* logits, float* losses, float* of_logits) {
     Size row = 0;
     for (std::size_t i = 0; i < blocks.size(); ++i) {
         const Size size = blocks[i];
-        const float share = 1.0f / static_cast<float>(size);
+        const float share = 1.0f / static_cast<float>(size), factor = factors.empty() ? 1.0f : factors[i];
         double total = 0;
         for (const Size end = row + size; row < end; ++row) {
             const float* z = logits + row * columns;
@@ -109,9 +112,12 @@ bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& b
             for (Size c = 0; c < columns; ++c) sum += to[c] = std::exp(z[c] - most);
             for (Size c = 0; c < columns; ++c) to[c] *= share / sum;
             to[label] -= share;
+            if (factor != 1)
+                for (Size c = 0; c < columns; ++c) to[c] = factor == 0 ? 0.0f : to[c] * factor;
             total += std::log(sum) + most - z[label];
         }
-        losses[i] = static_cast<float>(total / static_cast<double>(size));
+        const float mean = static_cast<float>(total / static_cast<double>(size));
+        losses[i] = factor == 0 ? 0.0f : factor * mean;
     }
     return true;
 }
@@ -215,6 +221,25 @@ bool mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>
     return true;
 }
 
+// Of every row for itself the cross-entropy of its label, and its derivative with respect to x (rows, widths[0]) where dx
+// is not null. False where a label is no column.
+bool mlp_rows(const MlpLayers& of, const float* x, const Size* labels, float* losses, float* dx, int threads) {
+    const Size layers = of.last() + 1;
+    std::vector<float*> h(layers), delta(layers);
+    std::vector<Size> at(layers + 1);
+    for (Size l = 0; l < layers; ++l) at[l + 1] = at[l] + of.rows * of.widths[l + 1];
+    const std::unique_ptr<float[]> room(new float[2 * at[layers]]);
+    for (Size l = 0; l < layers; ++l) h[l] = room.get() + at[l], delta[l] = h[l] + at[layers];
+    mlp_forward(of, x, h, threads);
+    float* const of_logits = delta.back();
+    const std::vector<Size> blocks(of.rows, 1);
+    if (!softmax_losses(of.widths.back(), labels, blocks, {}, h.back(), losses, of_logits)) return false;
+    delta.pop_back(), h.pop_back();
+    const std::vector<float*> none(layers);
+    if (dx) mlp_backward(of, x, h, of_logits, nullptr, {delta, none, none, dx, std::nullopt}, 0, threads);
+    return true;
+}
+
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
@@ -224,10 +249,13 @@ bool mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>
 #include "torch_tensor.hpp"
 
 PCL_EVERY_ISA(void mlp_forward(const MlpLayers& of, const float* x, const std::vector<float*>& h, int threads);
-              bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& blocks, const float* logits,
-                                  float* losses, float* of_logits);
+              bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& blocks,
+                                  const std::vector<float>& factors, const float* logits, float* losses,
+                                  float* of_logits);
               bool mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>& h, const float* grad,
-                                const float* scale, const MlpGradients& to, int lowest, int threads);)
+                                const float* scale, const MlpGradients& to, int lowest, int threads);
+              bool mlp_rows(const MlpLayers& of, const float* x, const Size* labels, float* losses, float* dx,
+                            int threads);)
 
 namespace pcl {
 namespace {
@@ -262,41 +290,63 @@ bool reads(const pybind11::object& tensor, TensorView& t) {
     return t.data && t.contiguous() && !negated(tensor.ptr());
 }
 
+// The layers, if x, weights, biases and the tensors behind every layer fit together, and the kernels read them where
+// they are, x perhaps after a copy. What is None is not looked at.
+std::optional<MlpLayers> layers_of(const pybind11::object& x, const pybind11::object& weights,
+                                   const pybind11::object& biases, const pybind11::object& behind,
+                                   const pybind11::object& scale, TensorView& of_x) {
+    if (!view(x.ptr(), false, of_x) || of_x.dims != 2 || of_x.dtype() != f32 || of_x.elements() == 0) return {};
+    if (!of_x.data || negated(x.ptr())) return {};
+    const Items w = items(weights), b = items(biases), h = items(behind);
+    const bool biased = !biases.is_none(), known = !behind.is_none();
+    if (w.empty() || (biased && b.size() != w.size()) || (known && h.size() != w.size())) return {};
+    MlpLayers found{of_x.shape[0], {of_x.shape[1]}, {}, std::vector<float*>(w.size()), false};
+    TensorView t;
+    for (std::size_t l = 0; l < w.size(); ++l) {
+        if (!reads(w[l], t) || t.dims != 2 || t.shape[1] != found.widths.back()) return {};
+        const Size out = t.shape[0];
+        found.widths.push_back(out);
+        found.weights.push_back(reinterpret_cast<float*>(t.begin()));
+        if (biased && !b[l].is_none()) {
+            if (!reads(b[l], t) || t.dims != 1 || t.shape[0] != out) return {};
+            found.biases[l] = reinterpret_cast<float*>(t.begin());
+        }
+        if (known && !(reads(h[l], t) && t.dims == 2 && t.shape[0] == found.rows && t.shape[1] == out)) return {};
+    }
+    if (!scale.is_none() && !(reads(scale, t) && t.dims == 1 && t.shape[0] == found.rows)) return {};
+    return found;
+}
+
 }  // namespace
 
 void register_mlp(pybind11::module_& m) {
-    // Whether x, weights, biases and the tensors behind every layer fit together, and the kernels read them where they
-    // are, x perhaps after a copy. What is None is not looked at.
     m.def("mlp_fits", [](const pybind11::object& x, const pybind11::object& weights, const pybind11::object& biases,
                          const pybind11::object& behind, const pybind11::object& scale) {
         TensorView of_x;
-        if (!view(x.ptr(), false, of_x) || of_x.dims != 2 || of_x.dtype() != f32 || of_x.elements() == 0) return false;
-        if (!of_x.data || negated(x.ptr())) return false;
-        const Items w = items(weights), b = items(biases), h = items(behind);
-        const bool biased = !biases.is_none(), known = !behind.is_none();
-        if (w.empty() || (biased && b.size() != w.size()) || (known && h.size() != w.size())) return false;
-        const Size rows = of_x.shape[0];
-        Size in = of_x.shape[1];
-        TensorView t;
-        for (std::size_t l = 0; l < w.size(); ++l) {
-            if (!reads(w[l], t) || t.dims != 2 || t.shape[1] != in) return false;
-            in = t.shape[0];
-            if (biased && !b[l].is_none() && !(reads(b[l], t) && t.dims == 1 && t.shape[0] == in)) return false;
-            if (known && !(reads(h[l], t) && t.dims == 2 && t.shape[0] == rows && t.shape[1] == in)) return false;
-        }
-        return scale.is_none() || (reads(scale, t) && t.dims == 1 && t.shape[0] == rows);
+        return layers_of(x, weights, biases, behind, scale, of_x).has_value();
+    });
+    // losses (rows,), dx like x or null; whether every label is a column, nothing where the operands do not fit
+    m.def("mlp_rows", [](const pybind11::object& x, const pybind11::object& weights, const pybind11::object& biases,
+                         Address labels, Address losses, Address dx, int threads) -> std::optional<bool> {
+        TensorView of_x;
+        const auto layers = layers_of(x, weights, biases, pybind11::none(), pybind11::none(), of_x);
+        if (!layers || !of_x.contiguous()) return {};
+        pybind11::gil_scoped_release release;
+        const auto rows = PCL_BEST(mlp_rows);
+        return rows(*layers, reinterpret_cast<const float*>(of_x.begin()), reinterpret_cast<const Size*>(labels),
+                    floats(losses), floats(dx), threads);
     });
     m.def("mlp_forward", [](Size rows, const std::vector<Size>& widths, bool relu_last, Address x, const Addresses& weights,
                             const Addresses& biases, const Addresses& h, int threads) {
         pybind11::gil_scoped_release release;
         PCL_BEST(mlp_forward)({rows, widths, floats(weights), floats(biases), relu_last}, floats(x), floats(h), threads);
     });
-    m.def("softmax_losses", [](Size columns, Address labels, const std::vector<Size>& blocks, Address logits,
-                               Address losses, Address of_logits) {
+    m.def("softmax_losses", [](Size columns, Address labels, const std::vector<Size>& blocks,
+                               const std::vector<float>& factors, Address logits, Address losses, Address of_logits) {
         pybind11::gil_scoped_release release;
         const auto losses_of = PCL_BEST(softmax_losses);
-        return losses_of(columns, reinterpret_cast<const Size*>(labels), blocks, floats(logits), floats(losses),
-                         floats(of_logits));
+        return losses_of(columns, reinterpret_cast<const Size*>(labels), blocks, factors, floats(logits),
+                         floats(losses), floats(of_logits));
     });
     // to: deltas, weights, biases
     m.def("mlp_backward", [](Size rows, const std::vector<Size>& widths, bool relu_last, Address x,

@@ -235,6 +235,16 @@ def mlp_fits(
     scale: object,
     /,
 ) -> bool: ...
+def mlp_rows(
+    x: object,
+    weights: Sequence[object],
+    biases: Sequence[object],
+    labels: int,
+    losses: int,
+    dx: int,
+    threads: int,
+    /,
+) -> bool | None: ...
 def mlp_forward(
     rows: int,
     widths: list[int],
@@ -247,7 +257,7 @@ def mlp_forward(
     /,
 ) -> None: ...
 def softmax_losses(
-    columns: int, labels: int, blocks: list[int], logits: int, losses: int, of_logits: int, /
+    columns: int, labels: int, blocks: list[int], factors: list[float], logits: int, losses: int, of_logits: int, /
 ) -> bool: ...
 def mlp_backward(
     rows: int,

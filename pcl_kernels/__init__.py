@@ -30,6 +30,8 @@ from pcl_kernels.mlp import (
     mlp_backward,
     mlp_descend,
     mlp_losses,
+    mlp_row_losses,
+    mlp_row_slopes,
     softmax_losses,
 )
 from pcl_kernels.nash_mtl import nash_mtl
@@ -70,6 +72,8 @@ __all__ = [
     "mlp_backward",
     "mlp_descend",
     "mlp_losses",
+    "mlp_row_losses",
+    "mlp_row_slopes",
     "nash_mtl",
     "pcgrad",
     "random_orders",

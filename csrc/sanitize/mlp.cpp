@@ -10,8 +10,11 @@
 #include "../mlp.hpp"
 
 PCL_EVERY_ISA(void mlp_forward(const MlpLayers& of, const float* x, const std::vector<float*>& h, int threads);
-              bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& blocks, const float* logits,
-                                  float* losses, float* of_logits);
+              bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& blocks,
+                                  const std::vector<float>& factors, const float* logits, float* losses,
+                                  float* of_logits);
+              bool mlp_rows(const MlpLayers& of, const float* x, const Size* labels, float* losses, float* dx,
+                            int threads);
               bool mlp_backward(const MlpLayers& of, const float* x, const std::vector<float*>& h, const float* grad,
                                 const float* scale, const MlpGradients& to, int lowest, int threads);)
 
@@ -118,14 +121,30 @@ void chain(Size rows, const std::vector<Size>& widths, bool relu_last, int threa
     for (Size r = 0; r < rows; ++r) labels[r] = r % columns;
     const std::vector<Size> blocks = rows > 1 ? std::vector<Size>{1, rows - 1} : std::vector<Size>{rows};
     Numbers losses(blocks.size()), slopes(rows * columns), expected(blocks.size());
-    PCL_BEST(softmax_losses)(columns, labels.data(), blocks, z.back().data(), losses.data(), slopes.data());
+    std::vector<float> factors(blocks.size(), 2.0f);
+    factors[0] = 0;
+    PCL_BEST(softmax_losses)(columns, labels.data(), blocks, factors, z.back().data(), losses.data(), slopes.data());
     for (Size i = 0, r = 0; i < Size(blocks.size()); ++i)
         for (const Size end = r + blocks[i]; r < end; ++r) {
             double sum = 0;
             for (Size c = 0; c < columns; ++c) sum += std::exp(double(z.back()[r * columns + c]));
-            expected[i] += float((std::log(sum) - z.back()[r * columns + labels[r]]) / blocks[i]);
+            const double loss = std::log(sum) - z.back()[r * columns + labels[r]];
+            expected[i] += float(factors[i] * loss / blocks[i]);
         }
     check(losses, expected, 1e-3f, "softmax_losses");
+
+    if (relu_last) return;
+    const std::vector<Size> alone(rows, 1);
+    Numbers of_rows(rows), by_itself(rows), below(x.size());
+    PCL_BEST(mlp_forward)(of, x.data(), at, threads);
+    PCL_BEST(softmax_losses)(columns, labels.data(), alone, {}, at.back(), of_rows.data(), slopes.data());
+    to.weights.assign(layers, nullptr), to.biases.assign(layers, nullptr);
+    PCL_BEST(mlp_backward)(of, x.data(), at, slopes.data(), nullptr, to, 0, threads);
+    if (!PCL_BEST(mlp_rows)(of, x.data(), labels.data(), by_itself.data(), below.data(), threads)) std::abort();
+    check(by_itself, of_rows, 0.0f, "mlp_rows, losses");
+    check(below, dx, 0.0f, "mlp_rows, slopes");
+    labels[0] = columns;
+    if (PCL_BEST(mlp_rows)(of, x.data(), labels.data(), by_itself.data(), nullptr, threads)) std::abort();
 }
 
 }  // namespace

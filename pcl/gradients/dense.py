@@ -7,7 +7,6 @@ of tens of samples.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from itertools import accumulate
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, cast
 
@@ -29,6 +28,20 @@ class DenseModel(NamedTuple):
     heads: Sequence[nn.Linear]
 
 
+class Weights(NamedTuple):
+    """The matrices and vectors of all layers, those of the heads side by side behind the others."""
+
+    matrices: list[Tensor]
+    vectors: list[Tensor | None]
+
+    @staticmethod
+    def of(model: DenseModel) -> "Weights":
+        """Those of a model: its own, but for a copy where there are several heads."""
+        layers, heads = model.layers, model.heads
+        last = (heads[0].weight, heads[0].bias) if len(heads) == 1 else _side_by_side(heads)
+        return Weights([*[layer.weight for layer in layers], last[0]], [*[layer.bias for layer in layers], last[1]])
+
+
 class Classifier(Protocol):
     """What may have such layers: :class:`pcl.ContinualModel`."""
 
@@ -46,6 +59,18 @@ class Forward(NamedTuple):
     logits: Tensor
 
 
+class Replayed(NamedTuple):
+    """How the cross-entropy of a task's rows enters its loss.
+
+    Attributes:
+        factor: of its mean; 0 leaves it out, also where it is infinite.
+        first: the mean is that of so many rows, the first; None for all.
+    """
+
+    factor: float
+    first: int | None
+
+
 class DensePass:
     """The forward pass of all tasks together.
 
@@ -55,8 +80,7 @@ class DensePass:
         column: of the class of every row, ``(n,)`` int64.
         sizes: rows of every task.
         tasks: their names.
-        first: by name, of how many rows of a task cross-entropy is the mean, where not of all: the others are left to
-            :meth:`replay`.
+        replayed: by name, what is said of tasks that :meth:`replay` adds to.
         known: what another pass has found of these rows with the same parameters, if one was made.
 
     Attributes:
@@ -71,29 +95,35 @@ class DensePass:
         column: Tensor,
         sizes: Sequence[int],
         tasks: Sequence[str] = (),
-        first: Mapping[str, int] = MappingProxyType({}),
+        replayed: Mapping[str, Replayed] = MappingProxyType({}),
         known: Forward | None = None,
     ) -> None:
         self.model, self.tasks = model, tuple(tasks)
-        self.rows, self._first = Rows(tuple(range(len(sizes))), tuple(sizes)), first
+        self.rows, self._replayed = Rows(tuple(range(len(sizes))), tuple(sizes)), replayed
         self._x = x.flatten(1)
-        heads = model.heads
-        together = (heads[0].weight, heads[0].bias) if len(heads) == 1 else _side_by_side(heads)
-        self._weights: list[Tensor] = [*[layer.weight for layer in model.layers], together[0]]
-        self._biases: list[Tensor | None] = [*[layer.bias for layer in model.layers], together[1]]
-        parts = [[n] for n in sizes]
-        if first:
-            parts = [[first[t], n - first[t]] if t in first else [n] for t, n in zip(tasks, sizes, strict=True)]
-        blocks = [block for part in parts for block in part]
+        self._weights, self._biases = Weights.of(model)
+        blocks, factors, of_task = self._blocks() if replayed else (sizes, (), None)
         if known is None:
-            self._found = mlp_losses(self._x, self._weights, self._biases, column, blocks)
+            self._found = mlp_losses(self._x, self._weights, self._biases, column, blocks, factors)
         else:
-            losses, of_logits = softmax_losses(known.logits, column, blocks)
+            losses, of_logits = softmax_losses(known.logits, column, blocks, factors)
             self._found = MLPLosses(losses, known.logits, of_logits, known.hidden)
         self.logits, self.losses = self._found.logits, self._found.losses
-        if first:
-            of_first = torch.tensor(list(accumulate(map(len, parts[:-1]), initial=0)))
-            self.losses = self.losses.index_select(0, of_first)
+        if of_task is not None:
+            self.losses = self.losses[of_task]
+
+    def _blocks(self) -> tuple[list[int], list[float], list[int] | slice]:
+        """Sizes and factors of the blocks that cross-entropy is found of, and which of them are those of the tasks."""
+        sizes: list[int] = []
+        factors: list[float] = []
+        of_task: list[int] = []
+        for task, size in zip(self.tasks, self.rows.sizes, strict=True):
+            factor, first = self._replayed.get(task, (1.0, None))
+            of_task.append(len(sizes))
+            sizes += [size] if first is None else [first, size - first]
+            factors += [factor] if first is None else [factor, 0.0]
+        in_order = of_task == list(range(len(of_task)))
+        return sizes, factors, slice(len(of_task)) if in_order else of_task
 
     @staticmethod
     def of(
@@ -101,7 +131,7 @@ class DensePass:
         dense: DenseModel | None,
         inputs: Mapping[str, Tensor],
         labels: Mapping[str, Tensor],
-        first: Mapping[str, int] = MappingProxyType({}),
+        replayed: Mapping[str, Replayed] = MappingProxyType({}),
         *,
         beside: tuple[Tensor, Tensor] | None = None,
         seen: "SeenRows | None" = None,
@@ -116,16 +146,11 @@ class DensePass:
         xs, ys, sizes = list(inputs.values()), list(labels.values()), [x.shape[0] for x in inputs.values()]
         if beside is not None:
             xs, ys, sizes = [*xs, beside[0]], [*ys, beside[1]], [*sizes, *[1] * beside[0].shape[0]]
-        if dense is None or not all(map(_suits, xs)):
+        if dense is None or not all(map(suits, xs)):
             return None
         column = model.column_of(torch.cat(ys), next(iter(labels)))
         known = None if seen is None else seen.forward(dense)
-        return DensePass(dense, torch.cat(xs), column, sizes, tuple(inputs), first, known)
-
-    @staticmethod
-    def of_samples(dense: DenseModel, x: Tensor, column: Tensor) -> "DensePass | None":
-        """The same with every sample for itself: x ``(n, ...)`` with the columns ``(n,)`` of their classes."""
-        return DensePass(dense, x, column, [1] * x.shape[0]) if _suits(x) else None
+        return DensePass(dense, torch.cat(xs), column, sizes, tuple(inputs), replayed, known)
 
     def leading(self) -> "DensePass":
         """The pass over the rows of its tasks, without those beside them."""
@@ -141,28 +166,24 @@ class DensePass:
         """What it has found of some of its rows ``(n,)`` int64."""
         return Forward([h.index_select(0, rows) for h in self._found.hidden], self.logits.index_select(0, rows))
 
-    def replay(self, task: str, factor: float, others: Slopes) -> None:
-        """Take for the loss of a task factor times the mean cross-entropy of its ``first`` rows, and another loss of
-        the rest of its rows; of all of them where ``first`` says nothing.
+    def replay(self, task: str, others: Slopes) -> None:
+        """Add another loss to that of a task, of those of its rows that cross-entropy is not the mean of; of all of
+        them where it is.
 
         Args:
             others: of the features and the logits of those rows, gives a scalar loss and its derivative with respect to
                 the logits ``(n, columns)``, or None for nothing.
         """
         number = self.tasks.index(task)
-        start, size, count = sum(self.rows.sizes[:number]), self.rows.sizes[number], self._first.get(task, 0)
-        rest, length = start + count, size - count
-        of_logits, loss = self._found.of_logits.narrow(0, start, size), self.losses.narrow(0, number, 1)
-        of_rest = of_logits.narrow(0, count, length)
-        if factor != 1:  # 0 leaves out what may be infinite
-            for part in (loss, of_logits):
-                part.mul_(factor) if factor else part.zero_()
-        found = others(self._found.hidden[-1].narrow(0, rest, length), self.logits.narrow(0, rest, length))
-        if count:
-            of_rest.zero_()
+        first = self._replayed[task].first or 0
+        start, length = sum(self.rows.sizes[:number]) + first, self.rows.sizes[number] - first
+        features, logits, of_logits = (
+            t.narrow(0, start, length) for t in (self._found.hidden[-1], self.logits, self._found.of_logits)
+        )
+        found = others(features, logits)
         if found is not None:
-            loss.add_(found[0])
-            of_rest.add_(found[1])
+            self.losses.narrow(0, number, 1).add_(found[0])
+            of_logits.add_(found[1])
 
     def follow(self, losses: Mapping[str, Callable[[Tensor, Tensor], Tensor]]) -> None:
         """Take other losses in place of cross-entropy, functions of the features and the logits of every task's rows,
@@ -175,7 +196,7 @@ class DensePass:
         self.losses, self._found = values.detach(), self._found._replace(of_logits=of_logits)
 
     def backward(self, weights: Tensor | None, *, wanted: set[int], weighted_heads: bool) -> MLPGradients:
-        """Of sum_i weights_i loss_i, all ones if None, as a gradient of parameters by their ids.
+        """The gradient of sum_i weights_i loss_i, all ones if None.
 
         Args:
             wanted: ids of the parameters whose gradient is to be found.
@@ -188,13 +209,10 @@ class DensePass:
         needs += [id(layer.bias) in wanted for layer in layers] + heads
         return mlp_backward(self._x, self._weights, self._found.hidden, of_logits, scale=scale, wanted=needs)
 
-    def of_inputs(self) -> Tensor:
-        """The derivative of the sum of all losses with respect to the rows, in their shape after flattening."""
-        wanted = [False] * (2 * len(self._weights))
-        known = self._x, self._weights, self._found.hidden, self._found.of_logits
-        found = mlp_backward(*known, wanted=wanted, of_x=True).x
-        assert found is not None
-        return found
+    def gradients(self, weights: Tensor, *, wanted: set[int], weighted_heads: bool) -> dict[int, Tensor | None]:
+        """What :meth:`backward` finds of parameters, by their ids."""
+        found = self.backward(weights, wanted=wanted, weighted_heads=weighted_heads)
+        return self.by_parameter((found.weights, found.biases))
 
     def descend(self, weights: Tensor, lr: float, *, weighted_heads: bool) -> bool:
         """Let all parameters go down by lr times the gradient that :meth:`backward` finds, without keeping it; see
@@ -210,7 +228,7 @@ class DensePass:
         if not all(p.requires_grad for p in parameters) or not mlp_descend(*known, lr=lr, scale=scale):
             return False
         if len(heads) > 1:
-            there = self.by_parameter(MLPGradients([], list(self._weights), list(self._biases)))
+            there = self.by_parameter(Weights(self._weights, self._biases))
             with torch.no_grad():
                 for p in (p for head in heads for p in (head.weight, head.bias)):
                     p.copy_(cast(Tensor, there[id(p)]))
@@ -218,8 +236,8 @@ class DensePass:
             p.grad = None
         return True
 
-    def reached(self, weights: Tensor, lr: float) -> dict[int, Tensor | None] | None:
-        """Where all parameters would stand after :meth:`descend`, by their ids; None where a gradient is not finite."""
+    def reached(self, weights: Tensor, lr: float) -> Weights | None:
+        """Where all layers would stand after :meth:`descend`; None where a gradient is not finite."""
         of_logits, scale = self._weighted(weights, True)
         at = [*self._weights, *self._biases]
         out: list[Tensor | None] = [None if p is None else torch.empty_like(p, requires_grad=False) for p in at]
@@ -227,7 +245,7 @@ class DensePass:
         if not mlp_descend(*known, lr=lr, scale=scale, out=out):
             return None
         layers = len(self._weights)
-        return self.by_parameter(MLPGradients([], out[:layers], out[layers:]))
+        return Weights(cast(list[Tensor], out[:layers]), out[layers:])
 
     def keep(self) -> Callable[[], None]:
         """Stay at the parameters' present values where others are put in their places; a function that says whether
@@ -260,10 +278,9 @@ class DensePass:
         scale = weights.to(of_logits.dtype).repeat_interleave(repeats, output_size=self.rows.count)
         return (of_logits * scale[:, None], None) if weighted_heads else (of_logits, scale)
 
-    def by_parameter(self, found: MLPGradients) -> dict[int, Tensor | None]:
-        """The gradients, or what else there is of weights and biases, by the ids of their parameters."""
-        *weights, of_heads = found.weights
-        *biases, of_biases = found.biases
+    def by_parameter(self, found: tuple[Sequence[Tensor | None], Sequence[Tensor | None]]) -> dict[int, Tensor | None]:
+        """What there is of matrices and vectors, such as gradients, by the ids of their parameters."""
+        (*weights, of_heads), (*biases, of_biases) = found
         by_id: dict[int, Tensor | None] = {}
         for layer, weight, bias in zip(self.model.layers, weights, biases, strict=True):
             by_id[id(layer.weight)], by_id[id(layer.bias)] = weight, bias
@@ -308,7 +325,8 @@ def _state_of(model: DenseModel) -> list[tuple[int, int]]:
     return [(p.data_ptr(), p._version) for p in parameters]
 
 
-def _suits(x: Tensor) -> bool:
+def suits(x: Tensor) -> bool:
+    """Whether a pass without a graph takes these rows."""
     as_read = type(x) is Tensor and x.dtype == torch.float32 and x.is_cpu and x.shape[0] > 0
     return as_read and not torch.is_autocast_enabled("cpu")
 

@@ -26,7 +26,7 @@ class DenseLoss:
     def combine(self, weights: Tensor) -> Gradient:
         """As :meth:`pcl.gradients.summed.SummedLoss.combine`."""
         wanted = {id(p) for p in (*self._shared, *self._others)}
-        found = self._run.by_parameter(self._run.backward(weights, wanted=wanted, weighted_heads=not self._others))
+        found = self._run.gradients(weights, wanted=wanted, weighted_heads=not self._others)
         self.own = [found.get(id(p)) for p in self._others]
         return [found.get(id(p)) for p in self._shared]
 
@@ -44,7 +44,7 @@ class DenseGradients(TaskGradients):
         self.tasks, self.losses, self.shared = run.tasks, run.losses, list(shared)
         self._run, self._workspace, self._wanted = run, workspace, {id(p) for p in shared}
         found = run.backward(None, wanted={id(p) for p in own}, weighted_heads=False)
-        of_own = run.by_parameter(found)
+        of_own = run.by_parameter((found.weights, found.biases))
         self.own = [of_own.get(id(p)) for p in own]
         self._uses = [
             use for use in run.uses(found.deltas) if self._wants(use.layer.weight) or self._wants(use.layer.bias)
@@ -66,7 +66,7 @@ class DenseGradients(TaskGradients):
         weights = weights_for(self.losses, weights)
         if not self._formless:
             return self._stored.combine(weights, self.shared)
-        found = self._run.by_parameter(self._run.backward(weights, wanted=self._wanted, weighted_heads=not self.own))
+        found = self._run.gradients(weights, wanted=self._wanted, weighted_heads=not self.own)
         return [found.get(id(p)) for p in self.shared]
 
     def descend(self, weights: Tensor, lr: float) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from pcl.gradients.result import Gradient
 from pcl.losses.base import Samples, check_strength
 from pcl.memory.base import Memory
-from pcl.memory.incoming import moved
+from pcl.memory.course import moved
 from pcl.models.continual import ContinualModel
 from pcl.models.modes import evaluation_mode
 from pcl.randomness import generator

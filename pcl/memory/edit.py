@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pcl.devices import to_device
+from pcl.finite import finite_on_cpu
 from pcl.gradients.sample_distance import Losses
 
 
@@ -93,8 +94,10 @@ class Steps:
         """``count`` steps from x ``(B, ...)`` against ``gradient(x)`` ``(B, ...)``."""
         mean, std = _broadcast(self.mean, x), self.spread(x)
         for _ in range(self.count):
-            step = self.alpha * gradient(x) / (std * std)
-            x = torch.where(torch.isfinite(step), x - step, x)
+            step = self.alpha * gradient(x)
+            if isinstance(std, Tensor) or std != 1:
+                step = step / (std * std)
+            x = x - step if step.is_cpu and finite_on_cpu([step]) else torch.where(torch.isfinite(step), x - step, x)
             if self.valid is not None:
                 low, high = ((end - mean) / std for end in self.valid)
                 x = x.clamp(low, high)  # type: ignore[arg-type]  # both are numbers, or both tensors

@@ -1,14 +1,15 @@
 """Gradient based memory editing (Jin et al., *Gradient Based Memory Editing for Task-Free Continual Learning*)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from pcl.gradients.sample_distance import Losses
+from pcl.memory.course import moved
 from pcl.memory.edit import Stateless, Steps
-from pcl.memory.incoming import moved
 from pcl.memory.stored_losses import StoredLosses
 from pcl.models.modes import at_rest, evaluation_mode
 
@@ -94,8 +95,8 @@ class GMEDEdit(Stateless):
     ) -> Tensor:
         """Of what is to become small: (1 + beta) l(x; theta) - l(x; theta')."""
         now = self._slope(model, losses, x)
-        with moved(shared, ahead, self._lr):
-            later = self._slope(model, losses, x)
+        with _there(losses, shared, ahead, self._lr) as losses_there:
+            later = self._slope(model, losses_there, x)
         return (1 + self._beta) * now - later
 
     def _slope(self, model: nn.Module, losses: Losses, x: Tensor) -> Tensor:
@@ -106,3 +107,16 @@ class GMEDEdit(Stateless):
             x = x.detach().requires_grad_()
             found = losses(x, _ALL)
             return torch.autograd.grad(found.mean() if self._mean_loss else found.sum(), x)[0]
+
+
+@contextmanager
+def _there(
+    losses: Losses, parameters: Sequence[nn.Parameter], along: Sequence[Tensor | None], lr: float
+) -> Iterator[Losses]:
+    """The losses at theta - lr * u."""
+    if isinstance(losses, StoredLosses):
+        with losses.ahead(parameters, along, lr) as there:
+            yield there
+    else:
+        with moved(parameters, along, lr):
+            yield losses

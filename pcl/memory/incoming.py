@@ -1,58 +1,20 @@
-"""What a step has in hand before it: the batches that have come, and the step that they alone would make."""
+"""What a step has in hand before it: the batches that have come."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pcl.gradients.dense import DenseModel, DensePass, SeenRows
+from pcl.gradients.dense import DenseModel, DensePass, SeenRows, Weights
 from pcl.gradients.dense_gradients import DenseLoss
 from pcl.memory.base import MemoryBatch
+from pcl.memory.course import Course, Shortcut
 from pcl.memory.stored_losses import StoredLosses
 from pcl.models.continual import ContinualModel
 from pcl.models.modes import evaluation_mode
 from pcl.parts import trainable
 from pcl.streams.stream import Batch
-
-
-class Course(Sequence[Tensor | None]):
-    """u of a step ahead, one tensor per parameter; where it leads is found once for all who look there before the step
-    is made.
-
-    Args:
-        find: finds u when somebody looks at it.
-        shortcut: finds theta - lr * u by the ids of parameters without u, given lr; None where it cannot.
-    """
-
-    def __init__(
-        self,
-        find: Callable[[], Sequence[Tensor | None]],
-        shortcut: Callable[[float], Mapping[int, Tensor | None] | None] | None = None,
-    ) -> None:
-        self._find, self._shortcut = find, shortcut
-        self._reached: dict[float, list[Tensor | None]] = {}
-
-    @cached_property
-    def _along(self) -> Sequence[Tensor | None]:
-        return self._find()
-
-    def __len__(self) -> int:
-        return len(self._along)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._along[index]
-
-    def reached(self, parameters: Sequence[nn.Parameter], lr: float) -> list[Tensor | None]:
-        """theta - lr * u for every parameter theta that u concerns."""
-        if lr not in self._reached:
-            found = None if self._shortcut is None else self._shortcut(lr)
-            self._reached[lr] = (
-                _reached(parameters, self, lr) if found is None else [found.get(id(p)) for p in parameters]
-            )
-        return self._reached[lr]
 
 
 def _of_dense(run: DensePass, parameters: Sequence[nn.Parameter]) -> Course:
@@ -62,16 +24,11 @@ def _of_dense(run: DensePass, parameters: Sequence[nn.Parameter]) -> Course:
         check()
         return DenseLoss(run, parameters, []).combine(even)
 
-    def reached(lr: float) -> Mapping[int, Tensor | None] | None:
+    def reached(lr: float) -> Weights | None:
         check()
         return run.reached(even, lr)
 
-    return Course(find, reached)
-
-
-def _reached(parameters: Sequence[nn.Parameter], along: Sequence[Tensor | None], lr: float) -> list[Tensor | None]:
-    pairs = zip(parameters, along, strict=True)
-    return [None if u is None else torch.sub(p.data, u, alpha=lr) for p, u in pairs]
+    return Course(find, Shortcut(reached, run.by_parameter))
 
 
 class Incoming:
@@ -152,17 +109,3 @@ class Incoming:
         with evaluation_mode(self.model):
             loss = self.model.mixed_losses(stored.x, stored.y, stored.task, stored.names).mean()
             return torch.autograd.grad(loss, self.parameters, allow_unused=True)
-
-
-@contextmanager
-def moved(parameters: Sequence[nn.Parameter], along: Sequence[Tensor | None], lr: float) -> Iterator[None]:
-    """Parameters at theta - lr * u within the block; afterwards they hold the tensors that they held."""
-    there = along.reached(parameters, lr) if isinstance(along, Course) else _reached(parameters, along, lr)
-    changed = [(p, p.data, ahead) for p, ahead in zip(parameters, there, strict=True) if ahead is not None]
-    try:
-        for p, _, ahead in changed:
-            p.data = ahead
-        yield
-    finally:
-        for p, theta, _ in changed:
-            p.data = theta

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pcl.devices import to_device
 from pcl.memory.base import Memory, MemoryBatch, Table, distinct
-from pcl.memory.incoming import Incoming, moved
+from pcl.memory.incoming import Incoming
 from pcl.memory.stored_losses import StoredLosses
 from pcl.models.modes import evaluation_mode
 
@@ -81,8 +81,8 @@ class MIR:
         """l(x; theta') - l(x; theta) of every sample, ``(B,)``."""
         with evaluation_mode(incoming.model):
             now, losses = incoming.losses_of(drawn), StoredLosses(incoming.model, drawn, incoming.dense)
-            with moved(incoming.parameters, incoming.gradient, self.lr):
-                return losses.values() - now
+            with losses.ahead(incoming.parameters, incoming.gradient, self.lr) as later:
+                return later.values() - now
 
     def settings(self) -> dict[str, Any]:
         """See :class:`Retrieval`."""

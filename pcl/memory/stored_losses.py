@@ -1,17 +1,22 @@
 """The losses of stored samples, as those see them who choose and edit samples."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pcl.gradients.dense import DenseModel, DensePass
+from pcl.gradients.dense import DenseModel, Weights, suits
 from pcl.memory.base import MemoryBatch
+from pcl.memory.course import Course, moved
 from pcl.models.continual import ContinualModel
+from pcl_kernels import mlp_row_losses, mlp_row_slopes
 
 
-@dataclass(frozen=True)
+@dataclass
 class StoredLosses:
     """l(x; theta) of samples with the labels and tasks of ``batch``; perceptrons need no autograd graph for them.
 
@@ -19,11 +24,13 @@ class StoredLosses:
         model: backbone and heads, with the parameters that it has when a loss is asked for.
         batch: the samples.
         dense: ``model.dense()``.
+        layers: layers in place of those of ``dense``.
     """
 
     model: ContinualModel
     batch: MemoryBatch
     dense: DenseModel | None
+    layers: Weights | None = None
 
     def __call__(self, x: Tensor, rows: slice | Tensor) -> Tensor:
         """Losses ``(b,)`` of x ``(b, ...)`` in place of the samples in those rows."""
@@ -33,20 +40,48 @@ class StoredLosses:
     def values(self) -> Tensor:
         """Losses ``(B,)`` of the samples as they are, without derivatives."""
         batch = self.batch
-        found = self._pass(batch.x)
-        if found is not None:
-            return found.losses
+        if self.dense is not None and suits(batch.x):
+            return mlp_row_losses(batch.x.flatten(1), *self._weights, self._column)
         with torch.no_grad():
             return self.model.mixed_losses(batch.x, batch.y, batch.task, batch.names)
 
     def slopes(self, x: Tensor) -> Tensor | None:
         """Derivative of every sample's loss with respect to it, x ``(B, ...)`` in their place; None where autograd has
         to find it."""
-        found = self._pass(x)
-        return None if found is None else found.of_inputs().view_as(x)
+        if self.dense is None or not suits(x):
+            return None
+        return mlp_row_slopes(x.flatten(1), *self._weights, self._column).view_as(x)
 
-    def _pass(self, x: Tensor) -> DensePass | None:
-        return None if self.dense is None else DensePass.of_samples(self.dense, x, self._column)
+    @contextmanager
+    def ahead(
+        self, parameters: Sequence[nn.Parameter], along: Sequence[Tensor | None], lr: float
+    ) -> Iterator["StoredLosses"]:
+        """The losses at theta - lr * u within the block, for x like the samples; see :func:`pcl.memory.course.moved`.
+
+        Args:
+            parameters: all that train.
+            along: u.
+        """
+        layers = along.layers(lr) if isinstance(along, Course) and self._trains(parameters) else None
+        if layers is not None and suits(self.batch.x):
+            there = copy(self)
+            there.layers = layers
+            yield there  # and the parameters stay where they are
+        else:
+            with moved(parameters, along, lr):
+                yield self
+
+    def _trains(self, parameters: Sequence[nn.Parameter]) -> bool:
+        """Whether all layers are dense, and train."""
+        if self.dense is None:
+            return False
+        layers, known = (*self.dense.layers, *self.dense.heads), set(map(id, parameters))
+        return all(p is None or id(p) in known for layer in layers for p in (layer.weight, layer.bias))
+
+    @property
+    def _weights(self) -> Weights:
+        assert self.dense is not None
+        return Weights.of(self.dense) if self.layers is None else self.layers
 
     @cached_property
     def _column(self) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pcl.training.checks import all_finite, check_finite, check_update
+from pcl.finite import all_finite
+from pcl.training.checks import check_finite, check_update
 
 
 class Guard(Protocol):

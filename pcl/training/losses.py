@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from itertools import repeat
+from itertools import accumulate, repeat
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pcl.gradients.accumulated import accumulated
-from pcl.gradients.dense import DensePass
+from pcl.gradients.dense import DensePass, Replayed
 from pcl.gradients.dense_gradients import DenseGradients, DenseLoss
 from pcl.gradients.grouped import GroupedGradients, Groups
 from pcl.gradients.result import TaskGradients
@@ -169,19 +169,22 @@ class StepLosses:
         """Of every task's batches ``(B, columns)``, as :meth:`gradients` has found them."""
         if self._all_logits is None:
             return self._logits
-        parts = self._all_logits.split([y.shape[0] for y in self.passes[0].labels.values()])
-        return {task: [part] for task, part in zip(self._logits, parts, strict=False)}  # the memory's come last
+        ends = list(accumulate(y.shape[0] for y in self.passes[0].labels.values()))
+        starts = zip(self._logits, [0, *ends], ends, strict=False)  # the memory's come last
+        return {task: [self._all_logits.narrow(0, start, end - start)] for task, start, end in starts}
 
     def _dense(self) -> DensePass | None:
         """All tasks in one pass without a graph, where model and losses allow it."""
         if len(self.passes) > 1 or not self._terms.of_logits_alone:
             return None
-        replays, slopes = self._terms.replays, self._terms.slopes
-        now, first = self.passes[0], {} if slopes is None else self._led_by
-        run = DensePass.of(self._model, self._model.dense(), now.inputs, now.labels, first, seen=self._seen)
-        if run is not None and replays is not None and slopes is not None:
-            for name in self._judged:
-                run.replay(name, replays.cross_entropy, partial(self._slopes, slopes, name))
+        now, replays, slopes = self.passes[0], self._terms.replays, self._terms.slopes
+        replayed = {}
+        if replays is not None and slopes is not None:
+            replayed = {name: Replayed(replays.cross_entropy, self._led_by.get(name)) for name in self._judged}
+        run = DensePass.of(self._model, self._model.dense(), now.inputs, now.labels, replayed, seen=self._seen)
+        if run is not None and slopes is not None:
+            for name in replayed:
+                run.replay(name, partial(self._slopes, slopes, name))
         elif run is not None and not self._terms.of_parameters_alone:
             run.follow(self.passes[0].losses)
         self._all_logits = None if run is None else run.logits

@@ -48,7 +48,7 @@ def fits(
 
     ``behind`` has a tensor ``(B, n_l)`` for every layer, ``scale`` is one of ``(B,)``. What is None is not looked at.
     """
-    if not _at_hand():
+    if not at_hand():
         return False
     return _C.mlp_fits(x, weights, biases, behind, scale) if READ_IN_CPP else _fit(x, weights, biases, behind, scale)
 
@@ -57,15 +57,11 @@ def reads(logits: Tensor) -> bool:
     """Whether the kernel of cross-entropy reads these, perhaps after a copy; where that of the layers does not run, it
     does not either, so that one call has the bits of two."""
     return (
-        type(logits) in _KNOWN
-        and logits.dtype == torch.float32
-        and logits.is_cpu
-        and not logits.is_neg()
-        and _at_hand()
+        type(logits) in _KNOWN and logits.dtype == torch.float32 and logits.is_cpu and not logits.is_neg() and at_hand()
     )
 
 
-def _at_hand() -> bool:
+def at_hand() -> bool:
     """Whether a call may run on the kernels at all."""
     if not untransformed() or torch._C._get_tracing_state() is not None or torch.is_autocast_enabled("cpu"):
         return False
@@ -127,23 +123,28 @@ def _forward_fake(x: Tensor, weights: Sequence[Tensor], *_: Any) -> list[Tensor]
     return [x.new_empty(rows, w.shape[0]) for w in weights]
 
 
-def softmax_losses(logits: Tensor, target: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The losses of the blocks and their gradient; no losses where a target is no column."""
+def softmax_losses(
+    logits: Tensor, target: Tensor, sizes: Sequence[int], factors: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """The losses of the blocks, times factors if there are some, and their gradient; no losses where a target is no
+    column."""
     if unobserved():
-        return _softmax_cpu(logits, target, list(sizes))
+        return _softmax_cpu(logits, target, list(sizes), list(factors))
     with torch.no_grad():
-        return _softmax_op(logits, target, list(sizes))  # type: ignore[no-any-return]
+        return _softmax_op(logits, target, list(sizes), list(factors))  # type: ignore[no-any-return]
 
 
-def _softmax_cpu(logits: Tensor, target: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    losses, of_logits = _softmax_fake(logits, target, sizes)
+def _softmax_cpu(logits: Tensor, target: Tensor, sizes: list[int], factors: list[float]) -> tuple[Tensor, Tensor]:
+    losses, of_logits = _softmax_fake(logits, target, sizes, factors)
     logits, target = logits.contiguous(), target.contiguous()
     addresses = logits.data_ptr(), losses.data_ptr(), of_logits.data_ptr()
-    found = _C.softmax_losses(logits.shape[1], target.data_ptr(), sizes, *addresses)
+    found = _C.softmax_losses(logits.shape[1], target.data_ptr(), sizes, factors, *addresses)
     return losses if found else losses.new_empty(0), of_logits
 
 
-def _softmax_fake(logits: Tensor, target: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+def _softmax_fake(
+    logits: Tensor, target: Tensor, sizes: Sequence[int], factors: Sequence[float]
+) -> tuple[Tensor, Tensor]:
     return logits.new_empty(len(sizes)), logits.new_empty(logits.shape)
 
 
@@ -253,6 +254,11 @@ def _shape(x: Tensor, weights: Sequence[Tensor]) -> tuple[int, list[int]]:
     return x.shape[0], [x.shape[1], *[w.shape[0] for w in weights]]  # len(tensor) is slow
 
 
+def threads_of(x: Tensor, weights: Sequence[Tensor]) -> int:
+    """For a pass over these rows."""
+    return _threads(*_shape(x, weights))
+
+
 def _threads(rows: int, widths: Sequence[int]) -> int:
     work = sum(a * b for a, b in pairwise(widths)) * max(rows, 8)
     return threads_for(work // 8)
@@ -264,7 +270,7 @@ _forward_op = define(
     fake=_forward_fake,
 )
 _softmax_op = define(
-    "softmax_losses(Tensor logits, Tensor target, int[] sizes) -> (Tensor, Tensor)",
+    "softmax_losses(Tensor logits, Tensor target, int[] sizes, float[] factors) -> (Tensor, Tensor)",
     cpu=_softmax_cpu,
     fake=_softmax_fake,
 )

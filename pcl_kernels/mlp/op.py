@@ -27,7 +27,7 @@ class MLPLosses(NamedTuple):
     """What :func:`mlp_losses` finds.
 
     Attributes:
-        losses: ``(k,)``, the mean cross-entropy of every block of rows.
+        losses: ``(k,)``, the mean cross-entropy of every block of rows, times its factor.
         logits: z ``(B, columns)``.
         of_logits: ``(B, columns)``, d loss_i / dz on the rows of block i.
         hidden: h_1 ... h_{L-1}, ``(B, n_l)`` each.
@@ -74,7 +74,12 @@ def mlp(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -
 
 
 def mlp_losses(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], target: Tensor, sizes: Sequence[int]
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    target: Tensor,
+    sizes: Sequence[int],
+    factors: Sequence[float] = (),
 ) -> MLPLosses:
     r"""Cross-entropy of a perceptron's logits, by blocks of rows, and its gradient with respect to them; no graph.
 
@@ -85,7 +90,7 @@ def mlp_losses(
 
     Args:
         x, weights, biases: as for :func:`mlp`.
-        target, sizes: as for :func:`pcl_kernels.softmax_losses`.
+        target, sizes, factors: as for :func:`pcl_kernels.softmax_losses`.
 
     Raises:
         TypeError: for operands that are not tensors, or a target that is not int64.
@@ -94,14 +99,14 @@ def mlp_losses(
     reads = fits(x, weights, biases)
     if not reads:
         _check(x, weights, biases, "mlp_losses")
-    check_blocks("mlp_losses", x.shape[0], target, sizes)
+    check_blocks("mlp_losses", x.shape[0], target, sizes, factors)
     if reads:
         *hidden, logits = compiled.forward(x, weights, biases, False)
-        losses, of_logits = kernel_softmax(logits, target, sizes)
+        losses, of_logits = kernel_softmax(logits, target, sizes, factors)
     else:
         with torch.no_grad():
             *hidden, logits = _composed(x, weights, biases, relu_last=False)
-        losses, of_logits = composed_softmax(logits, target, list(sizes))
+        losses, of_logits = composed_softmax(logits, target, list(sizes), factors)
     return MLPLosses(losses, logits, of_logits, hidden)
 
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pcl import DER, EWC, HAL, MIR, MLP, ContinualModel, GMEDEdit, LwF, Mean, ReservoirMemory, Stream, Sum, Trainer
-from pcl.gradients.dense import DensePass
+from pcl.gradients.dense import DensePass, Replayed
 from pcl.gradients.dense_gradients import DenseGradients, DenseLoss
 from pcl.gradients.workspace import Workspace
-from pcl.memory.incoming import Incoming, moved
+from pcl.memory.course import moved
+from pcl.memory.incoming import Incoming
 
 ROWS = {"a": 6, "b": 6, "memory": 3}
 
@@ -371,10 +372,9 @@ def test_cross_entropy_that_is_left_out_may_be_infinite(count: int | None) -> No
     with torch.no_grad():
         head.bias[:2] = torch.tensor([3e38, -3e38])
     x, y = batches({"a": 5}, 1)
-    first = {} if count is None else {"a": count}
-    run = DensePass(of.dense(), x["a"], y["a"] + 1, [5], ["a"], first)  # type: ignore[arg-type]
-    assert run.losses.isinf().all()
-    run.replay("a", 0.0, lambda features, logits: (torch.tensor(1.0), torch.zeros_like(logits)))
+    assert DensePass(of.dense(), x["a"], y["a"] + 1, [5], ["a"]).losses.isinf().all()  # type: ignore[arg-type]
+    run = DensePass(of.dense(), x["a"], y["a"] + 1, [5], ["a"], {"a": Replayed(0.0, count)})  # type: ignore[arg-type]
+    run.replay("a", lambda features, logits: (torch.tensor(1.0), torch.zeros_like(logits)))
     assert run.losses.tolist() == [1.0]
     found = run.backward(None, wanted={id(head.weight)}, weighted_heads=True).weights[-1]
     assert found is not None

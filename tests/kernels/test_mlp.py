@@ -218,7 +218,7 @@ def test_the_ops_say_what_they_give(isa: str) -> None:
     wanted = [i % 2 == 0 for i in range(2 * len(weights))]
     calls: list[tuple[Any, tuple[Any, ...]]] = [
         (torch.ops.pcl.mlp_forward, (x, weights, biases, True)),
-        (torch.ops.pcl.softmax_losses, (hidden[-1], torch.zeros(len(x), dtype=torch.int64), [4, 17])),
+        (torch.ops.pcl.softmax_losses, (hidden[-1], torch.zeros(len(x), dtype=torch.int64), [4, 17], [1.0, 0.5])),
         (torch.ops.pcl.mlp_backward, (x, weights, hidden[:-1], hidden[-1], None, wanted, 0, True)),
     ]
     for op, given in calls:
