@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pcl import MLP, ClassMemory, ContinualModel, GMEDEdit, RandomEdit, Stream, Trainer
 from pcl.gradients.sample_distance import Rows
-from pcl.memory.edit import Edit
+from pcl.memory.edit import Edit, Steps
 
 
 def setup() -> tuple[ContinualModel, Any, Tensor, list[nn.Parameter], list[Tensor | None]]:
@@ -192,3 +192,10 @@ def test_a_resumed_training_gives_the_same_bits(name: str) -> None:
 def test_bad_settings_are_refused(options: dict[str, Any], word: str) -> None:
     with pytest.raises(ValueError, match=word):
         GMEDEdit(**{"alpha": 0.1, **options})
+
+
+@pytest.mark.parametrize("valid", [None, (0.0, 1.0)])
+def test_pixels_whose_step_is_not_finite_stay(valid: tuple[float, float] | None) -> None:
+    x, slope = torch.full((2, 3), 0.5), torch.tensor([[1.0, torch.inf, 1.0], [torch.nan, 1.0, -torch.inf]])
+    found = Steps(0.1, valid=valid).descend(x, lambda _: slope)
+    assert torch.equal(found, torch.where(slope.isfinite(), x - 0.1 * slope, x))
