@@ -56,13 +56,21 @@ def any_trainable(root: nn.Module) -> bool:
 
 
 def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
-    """Whether a module is of this very type, and nobody listens to it or has put another ``forward`` in its place."""
-    return (
-        module is not None
-        and type(module) is kind
-        and "forward" not in vars(module)
-        and not (module._forward_hooks or module._forward_pre_hooks)
-        and not (module._backward_hooks or module._backward_pre_hooks)
-        and not (of_torch._global_forward_hooks or of_torch._global_forward_pre_hooks)
-        and not (of_torch._global_backward_hooks or of_torch._global_backward_pre_hooks)
+    """Whether a module is of this very type, and nobody listens to it or has put another ``forward`` in its place. Who
+    listens to every module is not looked for; see :func:`all_are_heard`."""
+    if type(module) is not kind:
+        return False
+    own = vars(module)
+    if "forward" in own or own["_forward_hooks"] or own["_forward_pre_hooks"]:
+        return False
+    return not (own["_backward_hooks"] or own["_backward_pre_hooks"])
+
+
+def all_are_heard() -> bool:
+    """Whether somebody listens to every module."""
+    return bool(
+        of_torch._global_forward_hooks
+        or of_torch._global_forward_pre_hooks
+        or of_torch._global_backward_hooks
+        or of_torch._global_backward_pre_hooks
     )

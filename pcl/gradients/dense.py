@@ -304,7 +304,7 @@ class DensePass:
 
 
 class SeenRows:
-    """Some rows of a pass, for another one over them that finds the parameters as they are now.
+    """Some rows of a pass, for another one over them in the same step that finds the parameters as they are now.
 
     Args:
         run: the pass.
@@ -312,6 +312,7 @@ class SeenRows:
     """
 
     def __init__(self, run: DensePass, rows: Tensor) -> None:
+        self.model = run.model
         self._run, self._rows, self._parameters = run, rows, _state_of(run.model)
 
     def forward(self, model: DenseModel) -> Forward | None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pcl.parts import is_plain
+from pcl.parts import all_are_heard, is_plain
 from pcl_kernels import mlp
 
 
@@ -49,7 +49,7 @@ class MLP(nn.Sequential):
         first, *others = self._modules.values()
         linear: list[Any] = others[::2]
         kinds = [nn.Linear, nn.ReLU] * len(linear)
-        if not linear or len(kinds) != len(others) or not is_plain(first, nn.Flatten):
+        if not linear or len(kinds) != len(others) or not is_plain(first, nn.Flatten) or all_are_heard():
             return None
         return linear if all(map(is_plain, others, kinds)) else None
 

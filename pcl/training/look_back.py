@@ -33,7 +33,7 @@ def look_back(trainer: "Trainer", data: StepData, before: Snapshot, losses: Tens
         return None
     after = Snapshot(trainer)
     before.restore_layers()
-    with in_precision(trainer.precision, trainer.device):
+    with in_precision(trainer.precision, trainer.model):
         now = StepLosses(trainer.model, data, trainer.loss_terms).values()
     after.restore_layers()
     if looks_back(trainer.weighting):

@@ -21,6 +21,7 @@ from pcl.gradients.workspace import Workspace
 from pcl.losses.base import Samples, Slopes
 from pcl.memory.base import MemoryBatch
 from pcl.models.continual import ContinualModel
+from pcl.parts import like
 from pcl.streams.stream import MEMORY, memory_of
 from pcl.training.loss_terms import LossTerms
 from pcl.training.step_data import StepData
@@ -28,9 +29,11 @@ from pcl.training.step_data import StepData
 Precision = Literal["full", "bf16"]
 
 
-def in_precision(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+def in_precision(precision: Precision, model: ContinualModel) -> AbstractContextManager[object]:
     """Forward passes within run in the dtype of the parameters, or under autocast to bfloat16."""
-    return nullcontext() if precision == "full" else torch.autocast(device.type, dtype=torch.bfloat16)
+    if precision == "full":
+        return nullcontext()
+    return torch.autocast(like(model.backbone).device.type, dtype=torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,8 @@ class StepLosses:
         replayed = {}
         if replays is not None and slopes is not None:
             replayed = {name: Replayed(replays.cross_entropy, self._led_by.get(name)) for name in self._judged}
-        run = DensePass.of(self._model, self._model.dense(), now.inputs, now.labels, replayed, seen=self._seen)
+        dense = self._model.dense() if self._seen is None else self._seen.model
+        run = DensePass.of(self._model, dense, now.inputs, now.labels, replayed, seen=self._seen)
         if run is not None and slopes is not None:
             for name in replayed:
                 run.replay(name, partial(self._slopes, slopes, name))

@@ -285,7 +285,7 @@ class Trainer:
         groups = None
         if sees_groups(self.weighting) and self.gramian == "needed":
             groups = self.weighting.groups(data.tasks)
-        with in_precision(self.precision, self.device):
+        with in_precision(self.precision, self.model):
             losses = StepLosses(self.model, data, self.loss_terms)
             found = losses.gradients(  # g_i of every task i
                 shared, others, apart=apart, groups=groups, strategy=self.strategy, workspace=self._workspace

@@ -104,3 +104,17 @@ def test_columns_of_labels(classes: list[int], setting: str) -> None:
     y = torch.tensor([classes[-1], classes[0], classes[-1]], dtype=torch.int32)
     assert m.column_of(y, "a").tolist() == [len(classes) - 1, 0, len(classes) - 1]
     assert m.column_of(y, "a").dtype == torch.int64
+
+
+def test_one_who_listens_to_every_module_is_seen() -> None:
+    model = ContinualModel(MLP(4, [3]), 3, "class")
+    model.add_task("a", [0, 1])
+    assert model.dense() is not None
+    heard: list[str] = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: heard.append(type(module).__name__))
+    try:
+        assert model.dense() is None
+        model(torch.ones(2, 4), "a")
+        assert heard.count("Linear") == 2
+    finally:
+        handle.remove()
