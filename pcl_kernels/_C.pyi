@@ -265,17 +265,40 @@ def mlp_backward(
     relu_last: bool,
     x: int,
     weights: list[int],
-    biases: list[int],
     hidden: list[int],
     grad: int,
     scale: int,
     to: list[list[int]],
     dx: int,
-    rate: float | None,
     lowest: int,
     threads: int,
     /,
-) -> bool: ...
+) -> None: ...
+def mlp_losses(
+    x: object,
+    weights: Sequence[object],
+    biases: Sequence[object],
+    labels: int,
+    blocks: list[int],
+    factors: list[float],
+    hidden: Sequence[object],
+    losses: int,
+    of_logits: int,
+    threads: int,
+    /,
+) -> bool | None: ...
+def mlp_descend(
+    x: object,
+    weights: Sequence[object],
+    biases: Sequence[object],
+    hidden: Sequence[object],
+    scale: object,
+    rate: float,
+    to_weights: Sequence[object] | None,
+    to_biases: Sequence[object] | None,
+    threads: int,
+    /,
+) -> bool | None: ...
 def firefly_score(
     sizes: tuple[int, int, int, bool, int, int],
     vectors: list[int],

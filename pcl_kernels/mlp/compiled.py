@@ -192,13 +192,11 @@ def _backward_cpu(
         len(hidden) == layers,
         x.data_ptr(),
         _addresses(weights),
-        [],
         _addresses(hidden),
         grad.data_ptr(),
         0 if scale is None else scale.data_ptr(),
         [deltas, of_layers[:layers], of_layers[layers:]],
         dx,
-        None,
         lowest,
         _threads(rows, widths),
     )
@@ -212,37 +210,47 @@ def _backward_fake(x: Tensor, weights: Sequence[Tensor], hidden: Sequence[Tensor
     return [*map(torch.empty_like, hidden), *of_weights, *of_biases, *([torch.empty_like(x)] if of_x else [])]
 
 
+def losses(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    target: Tensor,
+    sizes: Sequence[int],
+    factors: Sequence[float],
+) -> tuple[list[Tensor], Tensor, Tensor] | None:
+    """h_1 ... h_{L-1} and the logits, the losses of the blocks and their gradient, in one call; None where the kernel
+    does not read the operands or somebody looks on. No losses where a target is no column."""
+    if not (READ_IN_CPP and at_hand() and unobserved()) or x.dim() != 2:
+        return None
+    x, target = x.contiguous(), target.contiguous()
+    hidden = _forward_fake(x, weights)
+    found, of_logits = _softmax_fake(hidden[-1], target, sizes, factors)
+    results = hidden, found.data_ptr(), of_logits.data_ptr()
+    threads = torch.get_num_threads()
+    done = _C.mlp_losses(x, weights, biases, target.data_ptr(), list(sizes), list(factors), *results, threads)
+    if done is None:
+        return None
+    return hidden, found if done else found.new_empty(0), of_logits
+
+
 def descend(
     x: Tensor,
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
-    hidden: Sequence[Tensor],
-    grad: Tensor,
+    behind: Sequence[Tensor],
     scale: Tensor | None,
     lr: float,
-    out: Sequence[Tensor | None],
-) -> bool:
-    """As :func:`mlp_descend`; False also where a gradient may be finite and is near the end of the range."""
-    x, grad, scale = x.contiguous(), grad.contiguous(), None if scale is None else scale.contiguous()
-    (rows, widths), deltas, to = _shape(x, weights), [torch.empty_like(h) for h in hidden], _addresses(out)
-    done: bool = _C.mlp_backward(
-        rows,
-        widths,
-        False,
-        x.data_ptr(),
-        _addresses(weights),
-        _addresses(biases),
-        _addresses(hidden),
-        grad.data_ptr(),
-        0 if scale is None else scale.data_ptr(),
-        [_addresses(deltas), to[: len(weights)], to[len(weights) :]],
-        0,
-        lr,
-        0,
-        _threads(rows, widths),
-    )
+    out: tuple[Sequence[Tensor | None], Sequence[Tensor | None]] | None,
+) -> bool | None:
+    """As :func:`mlp_descend`, with h_1 ... h_{L-1} and the gradient of the logits ``behind`` the layers. None where the
+    kernel does not read the operands, or somebody looks on; False also where a gradient may be finite and is near the
+    end of the range."""
+    if not (READ_IN_CPP and at_hand() and unobserved()):
+        return None
+    to_weights, to_biases = (None, None) if out is None else out
+    done = _C.mlp_descend(x, weights, biases, behind, scale, lr, to_weights, to_biases, torch.get_num_threads())
     if done:
-        increment_version([t for t in out if t is not None])
+        increment_version([t for part in out or (weights, biases) for t in part if t is not None])
     return done
 
 
@@ -252,11 +260,6 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
 
 def _shape(x: Tensor, weights: Sequence[Tensor]) -> tuple[int, list[int]]:
     return x.shape[0], [x.shape[1], *[w.shape[0] for w in weights]]  # len(tensor) is slow
-
-
-def threads_of(x: Tensor, weights: Sequence[Tensor]) -> int:
-    """For a pass over these rows."""
-    return _threads(*_shape(x, weights))
 
 
 def _threads(rows: int, widths: Sequence[int]) -> int:

@@ -10,17 +10,16 @@ tiled for batches that do not fill a vector, and bias and ReLU are applied while
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pcl_kernels._registry import unobserved
 from pcl_kernels.firefly_split.layout import held
 from pcl_kernels.mlp import compiled
 from pcl_kernels.mlp.compiled import MLPGradients, fits
-from pcl_kernels.mlp.softmax import check_blocks, composed_softmax, kernel_softmax
+from pcl_kernels.mlp.softmax import check_blocks, composed_softmax, kernel_softmax, no_column
 
 
 class MLPLosses(NamedTuple):
@@ -96,14 +95,18 @@ def mlp_losses(
         TypeError: for operands that are not tensors, or a target that is not int64.
         ValueError: as :func:`mlp` and :func:`pcl_kernels.softmax_losses`.
     """
-    reads = fits(x, weights, biases)
-    if not reads:
-        _check(x, weights, biases, "mlp_losses")
-    check_blocks("mlp_losses", x.shape[0], target, sizes, factors)
-    if reads:
+    check_blocks("mlp_losses", x.shape[0] if x.dim() else 0, target, sizes, factors)
+    known = compiled.losses(x, weights, biases, target, sizes, factors)
+    if known is not None:
+        (*hidden, logits), losses, of_logits = known
+        if losses.shape[0] == 0:
+            raise no_column(logits.shape[1])
+        return MLPLosses(losses, logits, of_logits, hidden)
+    if fits(x, weights, biases):
         *hidden, logits = compiled.forward(x, weights, biases, False)
         losses, of_logits = kernel_softmax(logits, target, sizes, factors)
     else:
+        _check(x, weights, biases, "mlp_losses")
         with torch.no_grad():
             *hidden, logits = _composed(x, weights, biases, relu_last=False)
         losses, of_logits = composed_softmax(logits, target, list(sizes), factors)
@@ -188,19 +191,18 @@ def mlp_descend(
     Raises:
         ValueError: for other shapes than these.
     """
-    reads = fits(x, weights, biases, (*hidden, of_logits), scale)
-    if not reads:
+    layers = len(weights)
+    there = None if out is None else (list(out[:layers]), list(out[layers:]))
+    known = compiled.descend(x, weights, biases, (*hidden, of_logits), scale, lr, there)
+    if known:
+        return True
+    if known is None:
         _check(x, weights, biases, "mlp_descend")
         _check_deltas("mlp_descend", x, weights, hidden, of_logits, scale)
-    at, layers = [*weights, *biases], len(weights)
+    at = [*weights, *biases]
     to = at if out is None else list(out)
-    if out is not None and [None if t is None else t.shape for t in to] != [None if t is None else t.shape for t in at]:
-        raise ValueError(
-            f"mlp_descend: expected out like the {len(weights)} weights and their biases, got other shapes"
-        )
-    reads = reads and (out is None or fits(x, cast(list[Tensor], to[:layers]), to[layers:])) and unobserved()
-    if reads and compiled.descend(x, weights, biases, hidden, of_logits, scale, lr, to):
-        return True
+    if [None if t is None else t.shape for t in to] != [None if t is None else t.shape for t in at]:
+        raise ValueError(f"mlp_descend: expected out like the {layers} weights and their biases, got other shapes")
     return _composed_descent(x, weights, biases, hidden, of_logits, lr, scale, to)
 
 

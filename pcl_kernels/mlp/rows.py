@@ -11,7 +11,7 @@ from torch import Tensor
 from pcl_kernels import _C
 from pcl_kernels._gradients import READ_IN_CPP
 from pcl_kernels._registry import define, unobserved
-from pcl_kernels.mlp.compiled import at_hand, fits, threads_of
+from pcl_kernels.mlp.compiled import at_hand, fits
 from pcl_kernels.mlp.op import mlp_backward, mlp_losses
 from pcl_kernels.mlp.softmax import check_blocks, no_column
 
@@ -79,7 +79,7 @@ def _run(
     losses, target = x.new_empty(x.shape[0]), target.contiguous()
     of_x = torch.empty_like(x, requires_grad=False) if slopes else None
     to = losses.data_ptr(), 0 if of_x is None else of_x.data_ptr()
-    found = _C.mlp_rows(x, weights, biases, target.data_ptr(), *to, threads_of(x, weights))
+    found = _C.mlp_rows(x, weights, biases, target.data_ptr(), *to, torch.get_num_threads())
     if found is None:
         return None
     if not found:
