@@ -53,6 +53,11 @@ def fits(
     return _C.mlp_fits(x, weights, biases, behind, scale) if READ_IN_CPP else _fit(x, weights, biases, behind, scale)
 
 
+def sized(x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether they are matrices, at least one layer."""
+    return len(weights) > 0 and all(isinstance(t, Tensor) and t.dim() == 2 for t in (x, *weights))
+
+
 def reads(logits: Tensor) -> bool:
     """Whether the kernel of cross-entropy reads these, perhaps after a copy; where that of the layers does not run, it
     does not either, so that one call has the bits of two."""
@@ -220,7 +225,7 @@ def losses(
 ) -> tuple[list[Tensor], Tensor, Tensor] | None:
     """h_1 ... h_{L-1} and the logits, the losses of the blocks and their gradient, in one call; None where the kernel
     does not read the operands or somebody looks on. No losses where a target is no column."""
-    if not (READ_IN_CPP and at_hand() and unobserved()) or x.dim() != 2:
+    if not (READ_IN_CPP and at_hand() and unobserved()):
         return None
     x, target = x.contiguous(), target.contiguous()
     hidden = _forward_fake(x, weights)

@@ -95,7 +95,9 @@ def mlp_losses(
         TypeError: for operands that are not tensors, or a target that is not int64.
         ValueError: as :func:`mlp` and :func:`pcl_kernels.softmax_losses`.
     """
-    check_blocks("mlp_losses", x.shape[0] if x.dim() else 0, target, sizes, factors)
+    if not compiled.sized(x, weights):
+        _check(x, weights, biases, "mlp_losses")
+    check_blocks("mlp_losses", x.shape[0], target, sizes, factors)
     known = compiled.losses(x, weights, biases, target, sizes, factors)
     if known is not None:
         (*hidden, logits), losses, of_logits = known

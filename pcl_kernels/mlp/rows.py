@@ -11,7 +11,7 @@ from torch import Tensor
 from pcl_kernels import _C
 from pcl_kernels._gradients import READ_IN_CPP
 from pcl_kernels._registry import define, unobserved
-from pcl_kernels.mlp.compiled import at_hand, fits
+from pcl_kernels.mlp.compiled import at_hand, fits, sized
 from pcl_kernels.mlp.op import mlp_backward, mlp_losses
 from pcl_kernels.mlp.softmax import check_blocks, no_column
 
@@ -34,7 +34,7 @@ def mlp_row_losses(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor
         TypeError, ValueError: as :func:`pcl_kernels.mlp_losses`.
     """
     found = _compiled(x, weights, biases, target, False)
-    return mlp_losses(x, weights, biases, target, [1] * x.shape[0]).losses if found is None else found
+    return mlp_losses(x, weights, biases, target, _alone(x)).losses if found is None else found
 
 
 def mlp_row_slopes(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], target: Tensor) -> Tensor:
@@ -49,26 +49,30 @@ def mlp_row_slopes(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor
     found = _compiled(x, weights, biases, target, True)
     if found is not None:
         return found
-    run = mlp_losses(x, weights, biases, target, [1] * x.shape[0])
+    run = mlp_losses(x, weights, biases, target, _alone(x))
     slopes = mlp_backward(x, weights, run.hidden, run.of_logits, wanted=[False] * (2 * len(weights)), of_x=True).x
     assert slopes is not None
     return slopes
+
+
+def _alone(x: Tensor) -> list[int]:
+    """A block for every row; what is no matrix is refused elsewhere."""
+    return [1] * x.shape[0] if isinstance(x, Tensor) and x.dim() else []
 
 
 def _compiled(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], target: Tensor, slopes: bool
 ) -> Tensor | None:
     """What the kernel finds; None where it does not read the operands."""
-    if not (READ_IN_CPP and at_hand()):
+    if not (READ_IN_CPP and at_hand() and sized(x, weights)):
         return None
     if not unobserved():
         if not fits(x, weights, biases) or not x.is_contiguous():
             return None
-        check_blocks("mlp_row_losses", x.shape[0], target, [1] * x.shape[0])
+        check_blocks("mlp_row_losses", x.shape[0], target, _alone(x))
         with torch.no_grad():
             return _op(x, weights, biases, target, slopes)  # type: ignore[no-any-return]
-    rows = x.shape[0] if x.dim() == 2 else -1
-    if target.dtype != torch.int64 or target.shape != (rows,):
+    if target.dtype != torch.int64 or target.shape != x.shape[:1]:
         return None
     return _run(x, weights, biases, target, slopes)
 

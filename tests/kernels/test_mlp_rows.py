@@ -118,6 +118,17 @@ def test_a_factor_of_zero_leaves_out_what_is_not_finite(isa: str, hard: float) -
 def test_what_is_refused(isa: str) -> None:
     x, weights, biases = chain("ragged")
     target = labels(x, weights)
+    for call in (mlp_row_losses, mlp_row_slopes, lambda *given: mlp_losses(*given, [21])):
+        with pytest.raises(TypeError, match="expected a tensor x and a list of tensors"):
+            call(x.tolist(), weights, biases, target)
+        with pytest.raises(TypeError, match="expected a tensor x and a list of tensors"):
+            call(x, [w.tolist() for w in weights], biases, target)
+        with pytest.raises(ValueError, match="at least 1; got 0 and 0"):
+            call(x, [], [], target)
+        with pytest.raises(ValueError, match="layer 1"):
+            call(x[0], weights, biases, target)
+        with pytest.raises(ValueError, match="layer 2"):
+            call(x, [weights[0], weights[1][0], weights[2]], biases, target)
     for call in (mlp_row_losses, mlp_row_slopes):
         with pytest.raises(ValueError, match="from 0 to 8"):
             call(x, weights, biases, target + 1)
