@@ -85,3 +85,14 @@ def test_a_bias_whose_gradient_is_infinite_stays(size: float) -> None:
     assert not mlp_descend(torch.full((4, 3), size), [weight], [bias], [], torch.full((4, 5), 2e38), lr=0.1)
     assert bool((weight == 1).all())
     assert bool((bias == 0).all())
+
+
+def test_where_it_leads_has_the_shapes_of_what_is_there(isa: str) -> None:
+    draws = torch.Generator().manual_seed(0)
+    x, w, v, b = (torch.randn(*shape, generator=draws) for shape in ((4, 6), (5, 6), (3, 5), (5,)))
+    found = mlp_losses(x, [w, v], [b, None], torch.tensor([0, 1, 2, 0]), [4])
+    for vectors in ([None, None], [torch.empty(5), torch.empty(3)], [torch.empty(4), None]):
+        out = [torch.full((5, 6), 7.0), torch.full((3, 5), 7.0), *vectors]
+        with pytest.raises(ValueError, match="expected out like the 2 weights and their biases"):
+            mlp_descend(x, [w, v], [b, None], found.hidden, found.of_logits, lr=0.1, out=out)
+        assert all(bool((t == 7).all()) for t in out[:2] if t is not None)
