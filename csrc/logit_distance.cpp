@@ -92,6 +92,7 @@ namespace pcl {
 void register_logit_distance(pybind11::module_& m) {
     m.def("logit_distance", [](Size rows, Size columns, Size stored, std::uintptr_t now, std::uintptr_t then,
                                double factor, bool ignored, std::uintptr_t loss, std::uintptr_t slopes) {
+        pybind11::gil_scoped_release release;
         PCL_BEST(logit_distance)(rows, columns, stored, reinterpret_cast<const float*>(now),
                                  reinterpret_cast<const float*>(then), factor, ignored, reinterpret_cast<float*>(loss),
                                  reinterpret_cast<float*>(slopes));

@@ -107,17 +107,20 @@ bool softmax_losses(Size columns, const Size* labels, const std::vector<Size>& b
             float* to = of_logits + row * columns;
             const Size label = labels[row];
             if (label < 0 || label >= columns) return false;
+            if (factor == 0) {
+                std::fill_n(to, columns, 0.0f);
+                continue;
+            }
             float most = z[0], sum = 0;
             for (Size c = 1; c < columns; ++c) most = z[c] > most ? z[c] : most;
             for (Size c = 0; c < columns; ++c) sum += to[c] = std::exp(z[c] - most);
             for (Size c = 0; c < columns; ++c) to[c] *= share / sum;
             to[label] -= share;
             if (factor != 1)
-                for (Size c = 0; c < columns; ++c) to[c] = factor == 0 ? 0.0f : to[c] * factor;
+                for (Size c = 0; c < columns; ++c) to[c] *= factor;
             total += std::log(sum) + most - z[label];
         }
-        const float mean = static_cast<float>(total / static_cast<double>(size));
-        losses[i] = factor == 0 ? 0.0f : factor * mean;
+        losses[i] = factor * static_cast<float>(total / static_cast<double>(size));
     }
     return true;
 }

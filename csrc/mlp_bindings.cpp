@@ -84,7 +84,7 @@ std::optional<MlpLayers> layers_of(const pybind11::object& x, const pybind11::ob
     return found;
 }
 
-// As pcl_kernels/mlp/compiled.py has it: one for small work.
+// Of those that a caller may have at most: one for small work.
 int threads_for(const MlpLayers& of, int most) {
     Size work = 0;
     for (int l = 0; l <= of.last(); ++l) work += of.widths[l] * of.widths[l + 1];
@@ -159,7 +159,8 @@ void register_mlp(pybind11::module_& m) {
     m.def("mlp_forward", [](Size rows, const std::vector<Size>& widths, bool relu_last, Address x, const Addresses& weights,
                             const Addresses& biases, const Addresses& h, int threads) {
         pybind11::gil_scoped_release release;
-        PCL_BEST(mlp_forward)({rows, widths, floats(weights), floats(biases), relu_last}, floats(x), floats(h), threads);
+        const MlpLayers of{rows, widths, floats(weights), floats(biases), relu_last};
+        PCL_BEST(mlp_forward)(of, floats(x), floats(h), threads_for(of, threads));
     });
     m.def("softmax_losses", [](Size columns, Address labels, const std::vector<Size>& blocks,
                                const std::vector<float>& factors, Address logits, Address losses, Address of_logits) {
@@ -175,7 +176,8 @@ void register_mlp(pybind11::module_& m) {
         pybind11::gil_scoped_release release;
         const MlpGradients found{floats(to[0]), floats(to[1]), floats(to[2]), floats(dx), std::nullopt};
         const MlpLayers of{rows, widths, floats(weights), std::vector<float*>(weights.size()), relu_last};
-        PCL_BEST(mlp_backward)(of, floats(x), floats(h), floats(grad), floats(scale), found, lowest, threads);
+        const int here = threads_for(of, threads);
+        PCL_BEST(mlp_backward)(of, floats(x), floats(h), floats(grad), floats(scale), found, lowest, here);
     });
 }
 

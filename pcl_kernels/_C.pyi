@@ -218,7 +218,7 @@ def ghost_gramian(
 def logit_distance(
     rows: int,
     columns: int,
-    known: int,
+    stored: int,
     now: int,
     then: int,
     factor: float,

@@ -18,7 +18,7 @@ from pcl_kernels.ghost_gramian import ghost_gramian
 from pcl_kernels.gradvac import gradvac
 from pcl_kernels.gramian import GramianAccumulator, gramian
 from pcl_kernels.imtl_g import imtl_g
-from pcl_kernels.logit_distance import logit_distance
+from pcl_kernels.logit_distance import LogitDistance, logit_distance
 from pcl_kernels.longhorn_scan import longhorn_scan, longhorn_step
 from pcl_kernels.maxdo import maxdo
 from pcl_kernels.memory_edit import channel_affine, channel_sums, sample_conv, sample_conv_transpose
@@ -41,6 +41,7 @@ from pcl_kernels.simplex_qp import simplex_qp
 
 __all__ = [
     "GramianAccumulator",
+    "LogitDistance",
     "MLPGradients",
     "MLPLosses",
     "QPInfo",

@@ -11,7 +11,7 @@ namespace pcl {
 using Size = std::int64_t;
 }
 
-PCL_EVERY_ISA(void logit_distance(Size rows, Size columns, Size known, const float* now, const float* then,
+PCL_EVERY_ISA(void logit_distance(Size rows, Size columns, Size stored, const float* now, const float* then,
                                   double factor, bool ignored, float* loss, float* slopes);)
 
 namespace {

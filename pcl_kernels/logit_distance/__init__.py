@@ -1,3 +1,3 @@
-from pcl_kernels.logit_distance.op import logit_distance
+from pcl_kernels.logit_distance.op import LogitDistance, logit_distance
 
-__all__ = ["logit_distance"]
+__all__ = ["LogitDistance", "logit_distance"]

@@ -16,7 +16,6 @@ from torch.autograd.graph import increment_version
 from pcl_kernels import _C
 from pcl_kernels._gradients import READ_IN_CPP
 from pcl_kernels._registry import define, unobserved, untransformed
-from pcl_kernels.memory_edit.layout import threads_for
 
 _KNOWN = (Tensor, torch.nn.Parameter)
 
@@ -119,7 +118,7 @@ def _forward_cpu(
     rows, widths = _shape(x, weights)
     hidden = _forward_fake(x, weights)
     of_layers = _addresses(weights), _addresses(biases), _addresses(hidden)
-    _C.mlp_forward(rows, widths, relu_last, x.data_ptr(), *of_layers, _threads(rows, widths))
+    _C.mlp_forward(rows, widths, relu_last, x.data_ptr(), *of_layers, torch.get_num_threads())
     return hidden
 
 
@@ -203,7 +202,7 @@ def _backward_cpu(
         [deltas, of_layers[:layers], of_layers[layers:]],
         dx,
         lowest,
-        _threads(rows, widths),
+        torch.get_num_threads(),
     )
     return flat
 
@@ -265,11 +264,6 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
 
 def _shape(x: Tensor, weights: Sequence[Tensor]) -> tuple[int, list[int]]:
     return x.shape[0], [x.shape[1], *[w.shape[0] for w in weights]]  # len(tensor) is slow
-
-
-def _threads(rows: int, widths: Sequence[int]) -> int:
-    work = sum(a * b for a, b in pairwise(widths)) * max(rows, 8)
-    return threads_for(work // 8)
 
 
 _forward_op = define(

@@ -13,7 +13,7 @@ from pcl_kernels._gradients import READ_IN_CPP
 from pcl_kernels._registry import define, unobserved
 from pcl_kernels.mlp.compiled import at_hand, fits, sized
 from pcl_kernels.mlp.op import mlp_backward, mlp_losses
-from pcl_kernels.mlp.softmax import check_blocks, no_column
+from pcl_kernels.mlp.softmax import no_column
 
 
 def mlp_row_losses(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], target: Tensor) -> Tensor:
@@ -66,15 +66,14 @@ def _compiled(
     """What the kernel finds; None where it does not read the operands."""
     if not (READ_IN_CPP and at_hand() and sized(x, weights)):
         return None
-    if not unobserved():
-        if not fits(x, weights, biases) or not x.is_contiguous():
-            return None
-        check_blocks("mlp_row_losses", x.shape[0], target, _alone(x))
-        with torch.no_grad():
-            return _op(x, weights, biases, target, slopes)  # type: ignore[no-any-return]
     if target.dtype != torch.int64 or target.shape != x.shape[:1]:
         return None
-    return _run(x, weights, biases, target, slopes)
+    if unobserved():
+        return _run(x, weights, biases, target, slopes)
+    if not (fits(x, weights, biases) and x.is_contiguous()):
+        return None
+    with torch.no_grad():
+        return _op(x, weights, biases, target, slopes)  # type: ignore[no-any-return]
 
 
 def _run(

@@ -89,6 +89,4 @@ def composed_softmax(logits: Tensor, target: Tensor, sizes: list[int], factors: 
 
 
 def no_column(columns: int) -> ValueError:
-    return ValueError(
-        f"softmax_losses: expected targets from 0 to {columns - 1}, the columns of the logits; got another"
-    )
+    return ValueError(f"target: expected numbers from 0 to {columns - 1}, the columns of the logits; got another")
