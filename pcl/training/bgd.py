@@ -111,9 +111,10 @@ class BGD(torch.optim.Optimizer):
         means = self._in_a_step()
         for p, mean in means.items():
             if p.requires_grad:
-                noise = torch.empty_like(mean).normal_(generator=self._generator)
-                self._noise[p] = noise
-                p.copy_(torch.addcmul(mean, self.state[p]["std"], noise))
+                if p not in self._noise:
+                    self._noise[p] = torch.empty_like(mean)
+                noise = self._noise[p].normal_(generator=self._generator)
+                p.copy_(mean).addcmul_(self.state[p]["std"], noise)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -123,10 +124,15 @@ class BGD(torch.optim.Optimizer):
             RuntimeError: outside of :meth:`sampling`.
         """
         self._in_a_step()
-        for p in self._noise:
-            if p.grad is not None:
-                g, g_noise = self._sums.get(p, (0.0, 0.0))
-                self._sums[p] = (g + p.grad, g_noise + p.grad * self._noise[p])
+        for p, noise in self._noise.items():
+            if p.grad is None:
+                continue
+            if p in self._sums:
+                g, g_noise = self._sums[p]
+                g.add_(p.grad)
+                g_noise.addcmul_(p.grad, noise)
+            else:
+                self._sums[p] = (p.grad.clone(), p.grad * noise)
 
     def _in_a_step(self) -> dict[Tensor, Tensor]:
         if self._means is None:
@@ -169,19 +175,27 @@ class BGD(torch.optim.Optimizer):
 def sampled_descent(trainer: "Trainer", optimizer: BGD, data: StepData) -> Descent:
     """A step with the gradients of all draws; losses and direction are their means, the rest is that of the last."""
     found: list[Descent] = []
+    direction: list[Tensor | None] = []
     with optimizer.sampling(trainer._guard.bad):
         for _ in range(optimizer.draws):
             optimizer.draw()
-            found.append(trainer._descend(data))
+            descent = trainer._descend(data)
+            direction = _add(direction, descent.direction)
+            found.append(replace(descent, direction=[]))  # let go of its gradients
     flags = [descent.flags for descent in found if descent.flags is not None]
     return replace(
         found[-1],
         losses=torch.stack([descent.losses for descent in found]).mean(dim=0),
-        direction=[_mean(parts) for parts in zip(*(descent.direction for descent in found), strict=True)],
+        direction=[None if total is None else total.div_(len(found)) for total in direction],
         flags=torch.stack(flags).any(dim=0) if flags else None,
     )
 
 
-def _mean(parts: tuple[Tensor | None, ...]) -> Tensor | None:
-    there = [part for part in parts if part is not None]
-    return torch.stack(there).mean(dim=0) if there else None
+def _add(totals: list[Tensor | None], parts: list[Tensor | None]) -> list[Tensor | None]:
+    """Sums so far with the parts of another draw; where a parameter has no part in it, its sum stays."""
+    if not totals:
+        return [None if part is None else part.detach().clone() for part in parts]
+    return [
+        total if part is None else part.detach().clone() if total is None else total.add_(part)
+        for total, part in zip(totals, parts, strict=True)
+    ]

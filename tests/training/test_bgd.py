@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from training_cases import everything, same, stream, trainer
 
-from pcl import BGD, MLP, SI, ContinualModel, Mean, Sum, Trainer
+from pcl import BGD, MLP, SI, ClassMemory, ContinualModel, Mean, Sum, Trainer
 from pcl.config import RunConfig
+from pcl.memory.edit import Stateless
 from pcl.run import build
 from pcl.training.guard import Later
 
@@ -145,6 +146,33 @@ def test_a_step_of_the_trainer_is_a_step_of_the_equations() -> None:
     for name, mean, sigma in zip(order, moved, narrowed, strict=True):
         assert torch.allclose(by_name[name].detach(), mean, rtol=1e-4, atol=1e-6)
         assert torch.allclose(t.optimizer.state[by_name[name]]["std"], sigma, rtol=1e-4)
+
+
+def test_an_edit_after_the_step_sees_the_mean_over_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[list[Tensor]] = []
+    drawn: list[list[Tensor]] = []
+
+    class Seen(Stateless):
+        def __call__(self, model: Any, losses: Any, x: Tensor, shared: Any, direction: list[Tensor]) -> Tensor:
+            shown.append(direction)
+            return x
+
+    t = bayesian(memory=ClassMemory(per_class=2), edit=Seen())
+    descend = t._descend
+
+    def watched(data: Any) -> Any:
+        descent = descend(data)
+        drawn.append([part.clone() for part in descent.direction if part is not None])
+        return descent
+
+    monkeypatch.setattr(t, "_descend", watched)
+    while not shown:
+        drawn.clear()
+        t.step()
+    assert len(drawn) == 3
+    assert not torch.equal(drawn[0][0], drawn[1][0])
+    for mean, *parts in zip(shown[0], *drawn, strict=True):
+        assert torch.allclose(mean, torch.stack(parts).mean(dim=0), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("setting", ["task", "class"])
