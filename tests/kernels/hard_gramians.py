@@ -35,8 +35,10 @@ class Problem:
         return len(self.rows)
 
     def inner(self) -> list[list[int]]:
-        """J Jᵀ of the integer rows."""
-        return [[sum(a * b for a, b in zip(p, q, strict=True)) for q in self.rows] for p in self.rows]
+        """J Jᵀ of the integer rows, without rounding: numpy multiplies integers as such."""
+        rows = np.array(self.rows, dtype=np.int64)
+        found: list[list[int]] = (rows @ rows.T).tolist()
+        return found
 
     def gram(self) -> Tensor:
         """G in float64, every entry exact."""
