@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -39,9 +40,9 @@ def rate_searches(plan: Plan, table: Table, results: Results, *, look: Look | No
         line, column = divmod(i, columns)
         axes = canvas.axes(left + column * (wide + gap), canvas.top + line * (tall + head + 6) + head, wide, tall)
         axes.set_xscale("log")
-        for name in names:
-            if name != row.method:
-                axes.plot(tried, _broken(curves[name]), color=look.muted, alpha=0.18, linewidth=points(0.8))
+        others = [list(zip(tried, _broken(curves[name]), strict=True)) for name in names if name != row.method]
+        behind = LineCollection(others, colors=look.muted, alpha=0.18, linewidths=points(0.8))
+        axes.add_collection(behind, autolim=False)
         axes.axvline(table.given_rate, color=look.muted, linewidth=points(1), linestyle=(0, (1.2, 1.6)))
         own = curves[row.method]
         axes.plot(tried, _broken(own), color=hue, linewidth=points(1.6), marker="o", markersize=points(2.6))
