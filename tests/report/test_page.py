@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import subprocess
@@ -17,7 +18,7 @@ from PIL import Image
 from synthetic_run import write_run
 
 from pcl import notices
-from pcl.report import write_report
+from pcl.report import figures, write_report
 from pcl.report.clouds import clouds, similarity
 from pcl.report.run import read_run
 
@@ -59,6 +60,14 @@ class Page(HTMLParser):
     @property
     def words(self) -> str:
         return " ".join(" ".join(self.text).split())
+
+
+@pytest.fixture
+def unpainted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made but not painted, for what is said of the text around them."""
+    dot = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(dot, "png")
+    monkeypatch.setattr(figures, "png", lambda figure: dot.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +150,7 @@ def test_headline_says_what_the_numbers_mean(run: Path, page: Page) -> None:
     assert "has not finished" not in page.words
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_a_growing_classifier_shows_how_calibrated_it_is(page: Page, tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", tasks=2, length=4, image_shape=None, setting="class")
     words = Page(write_report(folder)).words
@@ -150,6 +160,7 @@ def test_a_growing_classifier_shows_how_calibrated_it_is(page: Page, tmp_path: P
     assert "ECE" not in page.words
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_kept_features_are_drawn_and_their_drift_is_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", tasks=2, length=4, image_shape=None, features=True)
     page = Page(write_report(folder))
@@ -161,6 +172,7 @@ def test_kept_features_are_drawn_and_their_drift_is_named(tmp_path: Path) -> Non
     assert [cloud.heading for cloud in clouds(read_run(folder))] == ["task-1, early", "task-1, late"]
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_without_scikit_learn_the_rest_of_the_report_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(tmp_path / "run", tasks=2, length=4, image_shape=None, features=True)
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
@@ -172,6 +184,7 @@ def test_without_scikit_learn_the_rest_of_the_report_is_there(tmp_path: Path, mo
     assert [a["id"] for a in page.of("section")][-3:] == ["losses", "tasks", "settings"]
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_starved_tasks_are_named_at_the_top(page: Page, tmp_path: Path) -> None:
     (note,) = re.findall(r'<p class="warn">(.*?)</p>', page.source)
     assert re.match(r"Starved: task-3 \(found at step \d+\)\. Over 20 steps", note)
@@ -185,12 +198,14 @@ def test_settings_and_the_command_that_repeats_the_run(run: Path, page: Page) ->
     assert "lr 0.001" in page.words
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_command_is_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(tmp_path / "runs" / "a run", tasks=1, image_shape=None)
     monkeypatch.chdir(tmp_path)
     assert "pcl train --config 'runs/a run/config.toml'" in Page(write_report("runs/a run")).words
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_names_from_the_data_are_escaped(tmp_path: Path) -> None:
     hostile = ['<b>&"', "</style><script>alert(1)</script>", "_$x$ y$"]
     page = Page(write_report(write_run(tmp_path / "run", tasks=3, length=8, names=hostile)))
@@ -215,6 +230,7 @@ def test_a_long_run_of_many_tasks_stays_small(tmp_path: Path) -> None:
     assert "5,040" in Page(path).words
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", steps=40, finished=False, timing=False, image_shape=None)
     with (folder / "metrics.jsonl").open("a") as file:
@@ -232,6 +248,7 @@ def test_a_run_before_its_first_step(tmp_path: Path) -> None:
     assert [a["id"] for a in page.of("section")] == ["tasks", "settings"]
 
 
+@pytest.mark.usefixtures("unpainted")
 def test_samples_that_are_no_images_are_left_out(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", tasks=2, length=6, image_shape=None)
     flat = np.zeros((4, 10), dtype=np.float32)
