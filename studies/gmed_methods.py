@@ -76,6 +76,10 @@ def _gem(run: Run, margin: float, times: int = 1) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def _bgd(run: Run, **more: float) -> dict[str, Any]:
+    return {"optimizer": partial(BGD, samples=BATCH, seed=run.seed, **more)}
+
+
 Compose = Callable[[Run], dict[str, Any]]
 """What the trainer is given for a run."""
 
@@ -86,7 +90,7 @@ METHODS: dict[str, Compose] = {
     "A-GEM": lambda run: _replay(weighting=AGEM(), memory_batch=256, gradients_over="all"),
     "GEM": lambda run: _gem(run, margin=0.5),
     "GSS-Greedy": lambda run: _replay(memory=GSSGreedy(MEMORY)),
-    "BGD": lambda run: {"optimizer": partial(BGD, samples=BATCH, seed=run.seed)},
+    "BGD": lambda run: _bgd(run),
     "HAL": lambda run: _replay(memory=_last(run), loss_terms=[HAL(lr=LEARNING_RATE, seed=run.seed)]),
     "ER": lambda run: _replay(),
     "MIR": lambda run: _replay(retrieval=_mir()),
@@ -123,6 +127,9 @@ VARIANTS: dict[str, Compose] = {
     "MIR + GMED, stride 10": lambda run: _mir_gmed(run, stride=10.0),
     "MIR + GMED within 0 to 1": lambda run: _mir_gmed(run, valid=(0.0, 1.0)),
     "MIR + GMED, sign of the published code": lambda run: _mir_gmed(run, variant="code"),
+    "iid online by BGD": lambda run: _bgd(run),
+    "BGD, larger steps": lambda run: _bgd(run, lr=10.0, std=0.05),
+    "iid online by BGD, larger steps": lambda run: _bgd(run, lr=10.0, std=0.05),
 }
 """What the paper does not have: ablations, and what may explain where the table here differs from the published one."""
 

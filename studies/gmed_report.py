@@ -23,6 +23,8 @@ PAIRS = (
     ("iid offline, 20 passes", "iid offline"), ("GEM without its margin", "GEM"), ("GEM, margin 1", "GEM"),
     ("GEM, ten times the memory", "GEM"), ("GSS-Greedy, compared with 3", "GSS-Greedy"),
     ("GSS-Greedy, compared with 100", "GSS-Greedy"), ("HAL with a reservoir", "HAL"),
+    ("BGD, larger steps", "BGD"), ("iid online by BGD", "BGD"),
+    ("iid online by BGD, larger steps", "BGD, larger steps"),
 )  # fmt: skip
 
 
