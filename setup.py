@@ -6,6 +6,7 @@
 
 Environment:
   PCL_CUDA=0|1        leave the CUDA sources out | fail where nvcc is missing (default: use nvcc if found)
+  PCL_CUDA_ARCHS      chips to make machine code for, such as "80 90"; fewer are sooner built
   CUDA_HOME           where to look for bin/nvcc besides PATH
   CXX, CXXFLAGS       another compiler, further flags
   PCL_SANITIZE=...    build with -fsanitize=..., for instance address,undefined
@@ -89,11 +90,19 @@ def cuda_library_dirs(nvcc: str) -> list[str]:
 
 
 def cuda_arch_flags(nvcc: str) -> list[str]:
-    """Machine code for Volta or Turing, Ampere and Hopper, as this nvcc knows them; PTX for what follows."""
+    """Machine code for the chips that were asked for, else for Volta or Turing, Ampere and Hopper, as this nvcc knows
+    them; PTX for what follows."""
     listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True).stdout.split()
-    known = [a for a in ("70", "75", "80", "90") if f"sm_{a}" in listed] or ["80"]
-    if "70" in known:
-        known.remove("75")
+    known = os.environ.get("PCL_CUDA_ARCHS", "").split()
+    if missing := [a for a in known if f"sm_{a}" not in listed]:
+        raise BuildError(
+            f"PCL_CUDA_ARCHS asks for {' '.join(missing)}, which {nvcc} does not know.\n"
+            f"It knows {' '.join(a.removeprefix('sm_') for a in listed)}."
+        )
+    if not known:
+        known = [a for a in ("70", "75", "80", "90") if f"sm_{a}" in listed] or ["80"]
+        if "70" in known:
+            known.remove("75")
     flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in known]
     return [*flags, f"-gencode=arch=compute_{known[-1]},code=compute_{known[-1]}"]
 
