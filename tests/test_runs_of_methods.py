@@ -74,6 +74,7 @@ def test_every_loss_term_has_a_name_on_the_command_line(term: str, tmp_path: Pat
     assert rows(whole) == first
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("method", ["rlw", "rlw-dirichlet", "dwa", "uncertainty", "famo+me", "famo-next-step"])
 def test_every_method_that_looks_at_losses_runs_and_repeats(method: str, tmp_path: Path) -> None:
     config = RunConfig(
@@ -90,6 +91,7 @@ def test_every_method_that_looks_at_losses_runs_and_repeats(method: str, tmp_pat
 MEMORY_RULES = ["gem", "a-gem", "mega-i", "mega-ii+me", "mdmtr", "mdmtr+me"]
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("setting", ["task", "class"])
 @pytest.mark.parametrize("method", MEMORY_RULES)
 def test_rules_with_memory_in_a_role_of_its_own_learn_and_repeat(method: str, setting: str, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def config(data_root: str, name: str, **settings: object) -> RunConfig:
     )  # type: ignore[arg-type]
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("setting", ["task", "class"])
 @pytest.mark.parametrize("name", RUN)
 def test_every_named_scenario_runs_in_both_settings(name: str, setting: str, data_root: str, tmp_path: Path) -> None:

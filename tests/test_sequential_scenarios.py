@@ -27,6 +27,7 @@ def trainer(**settings: Any) -> Trainer:
     return build(RunConfig(scenario="ps-sequential-digits", **{**given, **settings}), small_digits())[1]
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize(
     ("method", "setting"),
     [("mean", "class"), ("gem", "task"), ("graddrop", "class"), ("famo+random", "task"), ("emgd-gmc+gmed", "class")],

@@ -124,6 +124,7 @@ def test_carried_windows_are_one_long_sequence(backbone: Make) -> None:
         torch.testing.assert_close(found, m.backbone(torch.cat(batches[: i + 1], dim=1)))
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @every_backbone
 @pytest.mark.parametrize("stop", [0, 1, 5, 9])
 def test_a_resumed_run_gives_the_same_bits(stop: int, backbone: Make) -> None:
@@ -286,6 +287,7 @@ def test_a_run_with_another_number_of_rows_is_refused() -> None:
         trainer({"a": 0}, carry=None).load_state_dict(first.state_dict())
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 def test_what_lies_before_a_window_is_known() -> None:
     """The label is the last cue, +1 or -1, of which one step in 25 has one. Two windows of 10 steps in three have none;
     who sees the window alone guesses there, at a loss of 0.96^10 ln 2 = 0.46 on average."""

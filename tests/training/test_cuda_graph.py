@@ -107,6 +107,7 @@ def timeline(t: Trainer) -> Iterator[None]:
     yield from (t.step() for _ in range(8))  # type: ignore[misc]
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("setting", ["task", "class"])
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_replayed_steps_are_the_plain_ones(weighting: str, setting: str) -> None:

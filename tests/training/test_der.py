@@ -299,6 +299,7 @@ def company(name: str, beta: float, setting: str) -> Trainer:
     return t
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("setting", ["task", "class"])
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 @pytest.mark.parametrize("name", COMPANY)

@@ -77,6 +77,7 @@ def loss_of_accuracy(seed: int, setting: Any, passes: int = 1, **arguments: Any)
     return t.at_end["a"] - t.results()["final"]["a"]
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize(
     ("name", "rehearsal"), [*((name, False) for name in TERMS), ("ewc", True), ("si", True), ("lwf", True)]
 )

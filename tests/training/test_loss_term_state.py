@@ -26,6 +26,7 @@ from pcl.training.cuda_graph import GraphedStep, check_capturable
 from pcl.training.guard import Later
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("setting", ["task", "class"])
 @pytest.mark.parametrize("terms", TERMS)
 def test_a_resumed_run_gives_the_same_bits(terms: str, setting: str) -> None:

@@ -170,6 +170,7 @@ def test_the_two_kinds_are_refused_by_other_names() -> None:
     assert MEMORY in {task for r in steps(three(memory_tasks="one")) for task in r.tasks}
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 def test_the_report_shows_every_stream(tmp_path: Path) -> None:
     from pcl.report import write_report
     from pcl.report.run import read_run

@@ -188,6 +188,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 }
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("strategy", ["loop", "segment", "lowmem"])
 def test_a_step_waits_for_nothing(weighting: str, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +204,7 @@ def test_a_step_waits_for_nothing(weighting: str, strategy: str, monkeypatch: py
             assert result.weights.device.type == "meta"
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
     "setting",
@@ -227,6 +229,7 @@ LOSS_TERMS: dict[str, Callable[[], LossTerm]] = {
 }
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("name", LOSS_TERMS)
 def test_loss_terms_wait_for_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     term = LOSS_TERMS[name]()
@@ -246,6 +249,7 @@ def test_loss_terms_wait_for_nothing(name: str, monkeypatch: pytest.MonkeyPatch)
             assert t.step() is not None
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize(
     "retrieval",
     [None, MIR(lr=0.1), Balanced("task"), Balanced("class")],

@@ -74,6 +74,7 @@ def fitted(size: int, n: int = 24, **arguments: Any) -> tuple[Trainer, list[dict
     return t, log.records
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("gradients_over", ["backbone", "all"])
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("n", [24, 21])  # 21: the last batch of an epoch is smaller, and the last step takes fewer

@@ -146,6 +146,7 @@ def test_every_weighting_says_what_it_promises() -> None:
     assert set(PROMISES) == set(WEIGHTINGS)
 
 
+@pytest.mark.no_cover  # takes long, and goes no way that others do not
 @pytest.mark.parametrize("name", ON_GRAMIANS)
 @given(j=jacobians())
 def test_promises_on_random_jacobians(name: str, j: Tensor) -> None:
