@@ -2,13 +2,19 @@
 
 Run `python -m bench.rehearsal`; with `--long`, 100,000 steps of ER in place of it. One thread. The steps are those of
 :mod:`bench.replay_steps`. "floor" is what torch's forward and backward passes and updates alone take of a step.
+
+How fast a process steps depends on where its memory happens to lie, by a tenth to either side. Steps are therefore
+measured in several processes, one after the other: medians over them, and the least and the largest ratio.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -48,20 +54,40 @@ def memory_row(capacity: int, batch: int, folder: Path | None = None, pixels: bo
     return [kind, capacity, batch, t["store"] * 1e6, t["draw"] * 1e6, t["permuted"] * 1e6]
 
 
-def step_rows(methods: Sequence[str], batch: int) -> list[list[object]]:
-    """Steps of every method: ours, by hand, and what torch's passes and updates alone take."""
+def steps_once(methods: Sequence[str], batch: int) -> list[tuple[float, float, float]]:
+    """Seconds of a step of every method in this process: ours, by hand, and what torch's passes and updates take."""
     makers = {"ours": ours, "bare": bare, "floor": floor}
-    runs = {f"{kind} {m}": make(m, batch) for m in methods for kind, make in makers.items()}
-    t = medians(runs, rounds=15, seconds=0.1)
-    rows = [(m, *(t[f"{kind} {m}"] for kind in makers)) for m in methods]
-    return [[m, 1 / us, 1 / by_hand, 1 / least, by_hand / us, by_hand / least, (us - least) * 1e6]
-            for m, us, by_hand, least in rows]  # fmt: skip
+    with threads(1):
+        runs = {f"{kind} {m}": make(m, batch) for m in methods for kind, make in makers.items()}
+        t = medians(runs, rounds=15, seconds=0.05)
+    return [(t[f"ours {m}"], t[f"bare {m}"], t[f"floor {m}"]) for m in methods]
 
 
-HEADER = ["method", "ours", "bare loop", "floor", "ours ÷ bare loop", "floor ÷ bare loop", "ours over floor, µs"]
+def step_rows(methods: Sequence[str], batch: int, launches: int) -> list[list[object]]:
+    """Of every method, over so many processes."""
+    taken = []
+    for _ in range(launches):
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+            taken.append(alone.submit(steps_once, methods, batch).result())
+    rows: list[list[object]] = []
+    for method, of_launches in zip(methods, zip(*taken, strict=True), strict=True):
+        us, by_hand, least = (statistics.median(t) for t in zip(*of_launches, strict=True))
+        ratios = sorted(other / mine for mine, other, _ in of_launches)
+        floors = statistics.median(other / floor for _, other, floor in of_launches)
+        over = statistics.median((mine - floor) * 1e6 for mine, _, floor in of_launches)
+        rows.append(
+            [method, 1 / us, 1 / by_hand, 1 / least, statistics.median(ratios), ratios[0], ratios[-1], floors, over]
+        )
+    return rows
 
 
-def main() -> None:
+HEADER = [
+    *("method", "ours", "bare loop", "floor", "ours ÷ bare loop", "least", "most", "floor ÷ bare loop"),
+    "ours over floor, µs",
+]
+
+
+def main(launches: int = 5) -> None:
     """Memories, then steps."""
     with threads(1):
         cases = [(500, 10), (500, 128), (10_000, 10), (10_000, 1000), (1_000_000, 10), (1_000_000, 1000)]
@@ -69,14 +95,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for pixels in (False, True):
                 memories += [memory_row(1_000_000, batch, Path(folder), pixels) for batch in (10, 1000)]
-        small, large = step_rows(METHODS, 10), step_rows(LARGE, 128)
+    small, large = step_rows(METHODS, 10, launches), step_rows(LARGE, 128, launches)
     table(
         "reservoir of images of 784 pixels, 1 thread, µs",
         ["images", "capacity", "batch", "store, half of it kept", "draw", "draw by a permutation"],
         memories,
     )
-    table("steps per second, 10 + 10, 1 thread", HEADER, small)
-    table("steps per second, 128 + 128, 1 thread", HEADER, large)
+    of = f"steps per second, {{0}} + {{0}}, 1 thread, {launches} processes"
+    table(of.format(10), HEADER, small)
+    table(of.format(128), HEADER, large)
 
 
 def long_run(steps: int = 100_000) -> None:
@@ -92,5 +119,7 @@ def long_run(steps: int = 100_000) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--long", action="store_true", help="100,000 steps of ER in place of everything else")
+    parser.add_argument("--launches", type=int, default=5, help="processes in which steps are measured")
+    given = parser.parse_args()
     print(machine())
-    long_run() if parser.parse_args().long else main()
+    long_run() if given.long else main(given.launches)
