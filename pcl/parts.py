@@ -55,6 +55,12 @@ def any_trainable(root: nn.Module) -> bool:
     return any(p is not None and p.requires_grad for m in walk(root) for p in m._parameters.values())
 
 
+def weight_and_bias(layer: nn.Linear) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """``layer.weight`` and ``layer.bias`` of a layer that is plain, by a shorter way."""
+    own = layer._parameters
+    return own["weight"], own["bias"]  # type: ignore[return-value]
+
+
 def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     """Whether a module is of this very type, and nobody listens to it or has put another ``forward`` in its place. Who
     listens to every module is not looked for; see :func:`all_are_heard`."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pcl.gradients.rows import Rows
 from pcl.gradients.rules.linear import LINEAR
 from pcl.gradients.tape import Use
+from pcl.parts import weight_and_bias
 from pcl_kernels import MLPGradients, MLPLosses, mlp_backward, mlp_descend, mlp_losses, softmax_losses
 
 Slopes = Callable[[Tensor, Tensor], "tuple[Tensor, Tensor] | None"]
@@ -37,9 +38,9 @@ class Weights(NamedTuple):
     @staticmethod
     def of(model: DenseModel) -> "Weights":
         """Those of a model: its own, but for a copy where there are several heads."""
-        layers, heads = model.layers, model.heads
-        last = (heads[0].weight, heads[0].bias) if len(heads) == 1 else _side_by_side(heads)
-        return Weights([*[layer.weight for layer in layers], last[0]], [*[layer.bias for layer in layers], last[1]])
+        last = weight_and_bias(model.heads[0]) if len(model.heads) == 1 else _side_by_side(model.heads)
+        weights, biases = zip(*map(weight_and_bias, model.layers), last, strict=True)
+        return Weights(list(weights), list(biases))
 
 
 class Classifier(Protocol):
@@ -222,7 +223,7 @@ class DensePass:
             Whether it was made. Not where a gradient is not finite, or a parameter is frozen; nothing has changed then.
         """
         layers, heads = self.model.layers, self.model.heads
-        parameters = [p for layer in (*layers, *heads) for p in (layer.weight, layer.bias) if p is not None]
+        parameters = [p for layer in (*layers, *heads) for p in weight_and_bias(layer) if p is not None]
         of_logits, scale = self._weighted(weights, weighted_heads)
         known = self._x, self._weights, self._biases, self._found.hidden, of_logits
         if not all(p.requires_grad for p in parameters) or not mlp_descend(*known, lr=lr, scale=scale):
@@ -322,7 +323,7 @@ class SeenRows:
 
 def _state_of(model: DenseModel) -> list[tuple[int, int]]:
     """Tells parameters from others, and from what they were before."""
-    parameters = [p for layer in (*model.layers, *model.heads) for p in (layer.weight, layer.bias) if p is not None]
+    parameters = [p for layer in (*model.layers, *model.heads) for p in weight_and_bias(layer) if p is not None]
     return [(p.data_ptr(), p._version) for p in parameters]
 
 

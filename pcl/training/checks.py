@@ -31,22 +31,21 @@ def check_batch(
         ValueError: for a wrong shape, a label outside the stream's classes, or a value that is not finite.
     """
     name = f"stream {stream.task!r}"
-    if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)):
+    x, y = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (None, None)
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         raise TypeError(f"{name}: expected batches (x, y) of two tensors, got {type(batch).__name__}")
-    x, y = batch
     if x.dtype != dtype:
         raise TypeError(
             f"{name}: expected x of {dtype}, as the backbone has it, got {x.dtype}; convert it in the stream's source"
         )
     if y.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8):
         raise TypeError(f"{name}: expected y of an integer dtype, got {y.dtype}")
-    if x.ndim == 0 or len(x) == 0 or y.shape != x.shape[:1]:
+    of_x = x.shape
+    if not of_x or of_x[0] == 0 or y.shape != of_x[:1]:
+        raise ValueError(f"{name}: expected x (B, ...) and y (B,) with B >= 1, got {tuple(of_x)} and {tuple(y.shape)}")
+    if shape is not None and of_x[1:] != shape:
         raise ValueError(
-            f"{name}: expected x (B, ...) and y (B,) with B >= 1, got {tuple(x.shape)} and {tuple(y.shape)}"
-        )
-    if shape is not None and x.shape[1:] != shape:
-        raise ValueError(
-            f"{name}: expected samples of shape {tuple(shape)} as in earlier batches, got {tuple(x.shape[1:])}"
+            f"{name}: expected samples of shape {tuple(shape)} as in earlier batches, got {tuple(of_x[1:])}"
         )
     x, y = x.detach(), y.to(torch.int64)
     if x.device.type != "cpu" or y.device.type != "cpu":

@@ -77,7 +77,8 @@ class StepLosses:
             samples = sum(y.shape[0] for _, y in batches)
             for number, (now, (x, y)) in enumerate(zip(self.passes, batches, strict=False)):
                 now.inputs[task], now.labels[task] = model.window(x, task), y
-                now.losses[task] = self._share(task, x, y, y.shape[0] / samples, number)
+                bound = model, terms, self._logits[task], number, task, x, y, y.shape[0] / samples
+                now.losses[task] = partial(_batch_loss, *bound)
         if recalled is not None and recalled.sizes is None:
             self._replay(MEMORY, recalled, drawn, 0, recalled.y.shape[0], data.memory_batch)
         elif recalled is not None and recalled.sizes is not None:
@@ -105,7 +106,8 @@ class StepLosses:
             if other is not None:
                 self._led_by[name], part = count, part.with_rows(other)
             now.inputs[name], now.labels[name] = self._model.rows(part.x, part.names, part.task), part.y
-            now.losses[name] = self._memory_share(name, part, count, count / (end - first), old)
+            bound = self._model, self._terms, name, part, count, count / (end - first), old
+            now.losses[name] = partial(_memory_loss, *bound)
 
     def gradients(
         self,
@@ -210,32 +212,37 @@ class StepLosses:
             return losses.view(len(sizes), -1).mean(dim=1)
         return torch.stack([part.mean() for part in losses.split(sizes)])
 
-    def _share(self, task: str, x: Tensor, y: Tensor, share: float, number: int) -> Callable[..., Tensor]:
-        def loss(features: Tensor, logits: Tensor | None = None) -> Tensor:
-            samples = Samples(self._model, task, x, y, features, known=logits)
-            self._logits[task][number:] = [samples.logits.detach()]  # of several runs, as on trial, the last
-            losses = self._model.logit_losses(samples.logits, y, task)
-            return _scaled(self._terms.add_to(losses, samples).mean(), share)
 
-        return loss
+# Bound by partial() to what they need, and not to the step: it knows its losses, and a cycle would keep all its tensors
+# until the garbage collector comes by.
 
-    def _memory_share(
-        self, name: str, part: MemoryBatch, count: int, share: float, old: str | None
-    ) -> Callable[..., Tensor]:
-        model = self._model
 
-        def loss(features: Tensor, logits: Tensor | None = None) -> Tensor:
-            def cross_entropy() -> Tensor:
-                if model.shares_columns:
-                    return model.logit_losses(samples.logits, part.y, part.names[0])
-                if old is not None:
-                    return model.feature_losses(features, part.y, old)
-                return model.mixed_feature_losses(features, part.y, part.task, part.names)
+def _batch_loss(
+    model: ContinualModel, terms: LossTerms, found: list[Tensor], number: int, task: str, x: Tensor, y: Tensor,
+    share: float, features: Tensor, logits: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The share of a task's batch in its loss; the logits go to place ``number`` of those ``found``."""
+    samples = Samples(model, task, x, y, features, known=logits)
+    found[number:] = [samples.logits.detach()]  # of several runs, as on trial, the last
+    losses = model.logit_losses(samples.logits, y, task)
+    return _scaled(terms.add_to(losses, samples).mean(), share)
 
-            samples = Samples(model, name, part.x, part.y, features, part, logits)
-            return _scaled(self._terms.replayed(cross_entropy, samples, count), share)
 
-        return loss
+def _memory_loss(
+    model: ContinualModel, terms: LossTerms, name: str, part: MemoryBatch, count: int, share: float, old: str | None,
+    features: Tensor, logits: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """The share of recalled samples, all of the task ``old`` or of any, in the loss of the memory."""
+
+    def cross_entropy() -> Tensor:
+        if model.shares_columns:
+            return model.logit_losses(samples.logits, part.y, part.names[0])
+        if old is not None:
+            return model.feature_losses(features, part.y, old)
+        return model.mixed_feature_losses(features, part.y, part.task, part.names)
+
+    samples = Samples(model, name, part.x, part.y, features, part, logits)
+    return _scaled(terms.replayed(cross_entropy, samples, count), share)
 
 
 def _split(recalled: MemoryBatch, first: int, end: int, size: int) -> Iterator[MemoryBatch]:

@@ -1,6 +1,7 @@
 """The update of the parameters, and how a GPU makes it without effect."""
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def update(
         _step_unless(bad, optimizer, parameters)
 
 
-_BEYOND_PLAIN = ("momentum", "weight_decay", "nesterov", "maximize", "foreach", "fused", "differentiable")
+_beyond_plain = itemgetter("momentum", "weight_decay", "nesterov", "maximize", "foreach", "fused", "differentiable")
 
 
 def _is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
@@ -53,7 +54,7 @@ def _is_plain_sgd(optimizer: torch.optim.Optimizer) -> bool:
         and not optimizer._optimizer_step_post_hooks
         and not _global_optimizer_pre_hooks
         and not _global_optimizer_post_hooks
-        and not any(group[name] for group in optimizer.param_groups for name in _BEYOND_PLAIN)
+        and not any(any(_beyond_plain(group)) for group in optimizer.param_groups)
     )
 
 
