@@ -48,6 +48,8 @@ times, and only within one table. A peer that is not installed is left out. On a
 - mlp: "of the floor" is the time of the multiply-adds alone, in registers, over ours; it counts those too that the
   backward pass leaves out, of neurons that no sample of the batch lets through. The peer of "without a graph" is
   torch's layers, head and cross-entropy under autograd, that of a "step of descent" also updates in place.
+- rehearsal: steps are measured in several processes, one after the other, as where memory happens to lie makes a tenth;
+  medians over them, and the least and the largest ratio to the bare loop.
 - ghost_gramian: "torch" makes the same products of rows in float64, "formed" the gradients and then their Gramian.
 - logit_distance: "torch" makes the same of torch's operators for logits of which all are known, "autograd"
   differentiates `mse_loss`; the floor reads and writes as many bytes.

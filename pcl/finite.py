@@ -12,8 +12,7 @@ def finite_on_cpu(tensors: Sequence[Tensor | None]) -> bool:
 
     A finite sum shows it at the price of reading. One that is not may have overflowed, and is looked into.
     """
-    present = [t for t in tensors if t is not None]
-    return all(math.isfinite(_total(t)) for t in present) or all(bool(t.isfinite().all()) for t in present)
+    return all(t is None or math.isfinite(_total(t)) or bool(t.isfinite().all()) for t in tensors)
 
 
 def _total(t: Tensor) -> float:

@@ -4,29 +4,23 @@ Modules are replaced, frozen and released at any time, so that nothing can be ke
 own walks make names on their way, which in a step of a small model takes longer than some of its layers.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as of_torch
 
 
-def walk(root: nn.Module) -> Iterator[nn.Module]:
-    """``root.modules()``, in their order, as far as one looks."""
-    found: set[nn.Module] = set()
-    left: list[nn.Module | None] = [root]
-    while left:
-        module = left.pop()
-        if module is not None and module not in found:
-            found.add(module)
-            yield module
-            if module._modules:
-                left += reversed(module._modules.values())
-
-
 def modules(root: nn.Module) -> list[nn.Module]:
-    """All of them."""
-    return list(walk(root))
+    """Those of ``root.modules()``, in their order."""
+    found: dict[nn.Module, None] = {}
+    _collect(root, found)
+    return list(found)
+
+
+def _collect(module: nn.Module, found: dict[nn.Module, None]) -> None:
+    found[module] = None
+    for part in module._modules.values():
+        if part is not None and part not in found:
+            _collect(part, found)
 
 
 def parameters(root: nn.Module) -> list[nn.Parameter]:
@@ -46,13 +40,8 @@ def buffers(root: nn.Module) -> list[Tensor]:
 
 def like(root: nn.Module) -> Tensor:
     """The first parameter, whose dtype and device new tensors take; an empty tensor where there is none."""
-    first = next((p for m in walk(root) for p in m._parameters.values() if p is not None), None)
+    first = next((p for m in modules(root) for p in m._parameters.values() if p is not None), None)
     return torch.empty(0) if first is None else first
-
-
-def any_trainable(root: nn.Module) -> bool:
-    """Whether a parameter is not frozen."""
-    return any(p is not None and p.requires_grad for m in walk(root) for p in m._parameters.values())
 
 
 def weight_and_bias(layer: nn.Linear) -> tuple[nn.Parameter, nn.Parameter | None]:

@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING, get_args
 
+from torch import nn
+
 from pcl.gradients.task_gradients import Strategy
 from pcl.losses.base import FollowsPath, LooksAhead
 from pcl.memory.generative import GenerativeMemory
 from pcl.models.continual import ContinualModel
 from pcl.models.growth.growing import GrowingModel
-from pcl.parts import any_trainable
+from pcl.parts import parameters
 from pcl.streams.sampling import TaskSampling
 from pcl.training.beside_growth import check_growing, check_growing_optimizer
 from pcl.training.bgd import BGD
@@ -29,16 +31,18 @@ def check_model(model: object) -> None:
     check_trainable(model)
 
 
-def check_trainable(model: ContinualModel) -> None:
-    """Refuse a backbone whose parameters are all frozen.
+def check_trainable(model: ContinualModel) -> list[nn.Parameter]:
+    """The parameters of a backbone, not all of which are frozen.
 
     Raises:
         ValueError: if they are.
     """
-    if not any_trainable(model.backbone):
+    found = parameters(model.backbone)
+    if not any(p.requires_grad for p in found):
         raise ValueError(
             "trainer: the backbone has no trainable parameter, so that no task gradients exist; unfreeze at least one"
         )
+    return found
 
 
 def check_arguments(trainer: "Trainer") -> None:

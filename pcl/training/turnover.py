@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from pcl import parts
 from pcl.memory.base import Prepares
 from pcl.streams.stream import Batch, Stream
 from pcl.training.arguments import check_trainable
@@ -19,8 +18,7 @@ def next_batches(trainer: "Trainer") -> tuple[dict[str, list[Batch]], dict[str, 
 
     Streams that are over or dry end here, those that come first begin.
     """
-    check_trainable(trainer.model)
-    like = parts.like(trainer.model.backbone)
+    like = check_trainable(trainer.model)[0]
     model, active, shape = trainer.model, trainer.active, trainer._shape
     drawn = _drawn(trainer, active)
     batches: dict[str, list[Batch]] = {}

@@ -1,5 +1,6 @@
 """The loop: against the same steps written out, and through everything that streams may do."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from training_cases import stream, trainer
 
-from pcl import EMGD, MEMORY, MLP, ClassMemory, ContinualModel, GradientEdit, Stream, Sum, Trainer
+from pcl import EMGD, MEMORY, MIR, MLP, ClassMemory, ContinualModel, GradientEdit, ReservoirMemory, Stream, Sum, Trainer
 
 
 class Log:
@@ -237,3 +238,30 @@ def test_a_paused_stream_past_its_end_ends() -> None:
     t.streams["a"].pause()
     t.fit()
     assert t.ended_at == {"a": 0, "b": 9}
+
+
+COMPOSITIONS: dict[str, dict[str, Any]] = {
+    "emgd": {"weighting": EMGD(), "edit": GradientEdit(1e-3)},
+    "without a graph": {"setting": "class", "weighting": Sum(), "memory": ReservoirMemory(20)},
+    "looking ahead": {
+        "setting": "class",
+        "weighting": Sum(),
+        "memory": ReservoirMemory(20),
+        "retrieval": MIR(8, lr=0.1),
+    },
+    "by parts": {"accumulate": 2, "memory_tasks": "each"},
+}
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+def test_the_tensors_of_a_step_go_with_it(name: str) -> None:
+    more = {"memory": ReservoirMemory(20), "memory_batch": 4, **COMPOSITIONS[name]}
+    t = trainer(stream("a", [0, 1], 12), stream("b", [2, 3], 60, start=1), **more)
+    t.fit(6)
+    gc.collect()
+    gc.disable()
+    try:
+        t.step()
+        assert gc.collect() == 0  # no cycle that had to wait for the collector
+    finally:
+        gc.enable()
