@@ -1,4 +1,4 @@
-"""Builds `pcl_kernels._C`: C++ on raw pointers, no torch headers, so that setuptools and pybind11 suffice.
+"""Builds `pcl_kernels._C`: C++ on raw pointers, no torch headers, so that setuptools and nanobind suffice.
 
 * `csrc/*.cpp` is compiled once; a file with a `namespace pcl::PCL_ISA` is compiled once per instruction set
   (see csrc/isa.hpp), each time as a translation unit of its own.
@@ -122,7 +122,7 @@ class Unit:
         return self.obj.stat().st_mtime < max(newest_header, self.src.stat().st_mtime)
 
     def compile(self) -> None:
-        run(self.command, f"compiling {self.src.relative_to(ROOT)}")
+        run(self.command, f"compiling {os.path.relpath(self.src, ROOT)}")
         self.obj.with_suffix(".cmd").write_text(json.dumps(self.command))
 
 
@@ -159,7 +159,7 @@ class BuildExtension(build_ext):
     """Compiles all units in parallel, links them in a fixed order."""
 
     def build_extension(self, ext: Extension) -> None:
-        import pybind11
+        import nanobind
 
         out = Path(self.get_ext_fullpath(ext.name))
         tmp = Path(self.build_temp) / "pcl_kernels"
@@ -171,7 +171,7 @@ class BuildExtension(build_ext):
         debug = [f"-fsanitize={sanitize}", "-g", "-fno-omit-frame-pointer"] if sanitize else []
         flags = ["-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno"]
         flags += ["-Wall", "-Wextra", *debug, *shlex.split(os.environ.get("CXXFLAGS", ""))]
-        includes = [f"-I{d}" for d in (CSRC, *include_dirs(), pybind11.get_include())]
+        includes = [f"-I{d}" for d in (CSRC, *include_dirs(), nanobind.include_dir())]
 
         facts = {
             "PCL_BUILD_COMPILER": first_line([*cxx, "--version"]),
@@ -185,6 +185,10 @@ class BuildExtension(build_ext):
             Unit(src, obj, [*cxx, *flags, *defines, *extra, *includes, "-c", str(src), "-o", str(obj)])
             for src, obj, extra in cpp_units(tmp, facts)
         ]
+        runtime = Path(nanobind.source_dir())  # nanobind's own code; it has no other build than CMake's or by hand
+        src, obj = runtime / "nb_combined.cpp", tmp / "nanobind.o"
+        own = [f"-I{runtime.parent / 'ext' / 'robin_map' / 'include'}", "-fno-strict-aliasing", "-DNDEBUG"]
+        units.append(Unit(src, obj, [*cxx, *flags, *own, *includes, "-c", str(src), "-o", str(obj)]))
         if nvcc:
             gpu = [nvcc, "-O3", "-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden", f"-I{CSRC}"]
             gpu += cuda_arch_flags(nvcc)

@@ -1,7 +1,8 @@
 // The Python module `pcl_kernels._C`: one line per op, and the facts of the build.
 // Ops take addresses or Operands; what is not as usual pcl_kernels/<op>/op.py checks before it calls.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 #include <string>
@@ -9,48 +10,49 @@
 
 #include "isa.hpp"
 
-namespace py = pybind11;
+namespace nb = nanobind;
 
 namespace pcl {
 
-void register_combine(py::module_& m);
-void register_cuda(py::module_& m);
-void register_combine_update(py::module_& m);
-void register_gramian(py::module_& m);
-void register_read_bytes(py::module_& m);
-void register_multiply_adds(py::module_& m);
-void register_cagrad_dual(py::module_& m);
-void register_channel_affine(py::module_& m);
-void register_cone_qp(py::module_& m);
-void register_elastic_factors(py::module_& m);
-void register_firefly_apply(py::module_& m);
-void register_firefly_conv(py::module_& m);
-void register_firefly_linear(py::module_& m);
-void register_firefly_score(py::module_& m);
-void register_firefly_select(py::module_& m);
-void register_firefly_split(py::module_& m);
-void register_ghost_gramian(py::module_& m);
-void register_imtl_g(py::module_& m);
-void register_logit_distance(py::module_& m);
-void register_maxdo(py::module_& m);
-void register_longhorn_scan(py::module_& m);
-void register_mlp(py::module_& m);
-void register_nash_mtl(py::module_& m);
-void register_pcgrad(py::module_& m);
-void register_random_orders(py::module_& m);
-void register_sample_conv(py::module_& m);
-void register_operands(py::module_& m);
-void register_semidefinite_solve(py::module_& m);
-void register_simplex_qp(py::module_& m);
+void register_combine(nb::module_& m);
+void register_cuda(nb::module_& m);
+void register_combine_update(nb::module_& m);
+void register_gramian(nb::module_& m);
+void register_read_bytes(nb::module_& m);
+void register_multiply_adds(nb::module_& m);
+void register_cagrad_dual(nb::module_& m);
+void register_channel_affine(nb::module_& m);
+void register_cone_qp(nb::module_& m);
+void register_elastic_factors(nb::module_& m);
+void register_firefly_apply(nb::module_& m);
+void register_firefly_conv(nb::module_& m);
+void register_firefly_linear(nb::module_& m);
+void register_firefly_score(nb::module_& m);
+void register_firefly_select(nb::module_& m);
+void register_firefly_split(nb::module_& m);
+void register_ghost_gramian(nb::module_& m);
+void register_imtl_g(nb::module_& m);
+void register_logit_distance(nb::module_& m);
+void register_maxdo(nb::module_& m);
+void register_longhorn_scan(nb::module_& m);
+void register_mlp(nb::module_& m);
+void register_nash_mtl(nb::module_& m);
+void register_pcgrad(nb::module_& m);
+void register_random_orders(nb::module_& m);
+void register_sample_conv(nb::module_& m);
+void register_operands(nb::module_& m);
+void register_semidefinite_solve(nb::module_& m);
+void register_simplex_qp(nb::module_& m);
 
 namespace {
 
 const std::vector<std::string> isa_names = {"baseline", "avx2", "avx512"};
 
-void register_build_facts(py::module_& m) {
-    m.attr("BUILD") = py::dict(
-        py::arg("compiler") = PCL_BUILD_COMPILER, py::arg("flags") = PCL_BUILD_FLAGS,
-        py::arg("isas") = PCL_BUILD_ISAS, py::arg("cuda") = PCL_BUILD_CUDA, py::arg("openmp") = _OPENMP);
+void register_build_facts(nb::module_& m) {
+    nb::dict build;
+    build["compiler"] = PCL_BUILD_COMPILER, build["flags"] = PCL_BUILD_FLAGS, build["isas"] = PCL_BUILD_ISAS;
+    build["cuda"] = PCL_BUILD_CUDA, build["openmp"] = _OPENMP;
+    m.attr("BUILD") = build;
     m.def("isa", [] { return isa_names[static_cast<int>(current_isa())]; });
     m.def("isas", [] {
         return std::vector<std::string>(isa_names.begin(), isa_names.begin() + static_cast<int>(best_isa()) + 1);
@@ -71,7 +73,7 @@ extern "C" int pcl_cuda_device_count();
 static int pcl_cuda_device_count() { return 0; }
 #endif
 
-PYBIND11_MODULE(_C, m) {
+NB_MODULE(_C, m) {
     m.doc() = "Compiled kernels of pcl_kernels on raw addresses. Not for direct use.";
     pcl::register_build_facts(m);
     m.def("cuda_device_count", &pcl_cuda_device_count);

@@ -244,7 +244,7 @@ long cagrad_dual(const void* gram, bool is_float, double c, const double* prefer
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 PCL_EVERY_ISA(long cagrad_dual(const void* gram, bool is_float, double c, const double* preference,
                                long preference_stride, double* out, const QpInfo& info, long batch, int k,
@@ -252,14 +252,14 @@ PCL_EVERY_ISA(long cagrad_dual(const void* gram, bool is_float, double c, const 
 
 namespace pcl {
 
-void register_cagrad_dual(pybind11::module_& m) {
+void register_cagrad_dual(nanobind::module_& m) {
     using Address = std::uintptr_t;
     m.def("cagrad_dual", [](Address gram, bool is_float, double c, Address preference, long preference_stride,
                             Address out, Address gap, Address active, Address pivots, Address status, long batch,
                             int k, int threads) {
         const QpInfo info{reinterpret_cast<double*>(gap), reinterpret_cast<bool*>(active),
                           reinterpret_cast<std::int32_t*>(pivots), reinterpret_cast<std::int32_t*>(status)};
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         return PCL_BEST(cagrad_dual)(reinterpret_cast<const void*>(gram), is_float, c,
                                      reinterpret_cast<const double*>(preference), preference_stride,
                                      reinterpret_cast<double*>(out), info, batch, k, threads);

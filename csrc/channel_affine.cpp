@@ -89,7 +89,7 @@ void channel_affine(const Layout& s, int dtype, const void* u, const double* sca
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 PCL_EVERY_ISA(void channel_sums(const Layout& s, int dtype, const void* delta, const void* u, double* plain,
                                 double* product, int threads);
@@ -98,18 +98,18 @@ PCL_EVERY_ISA(void channel_sums(const Layout& s, int dtype, const void* delta, c
 
 namespace pcl {
 
-void register_channel_affine(pybind11::module_& m) {
+void register_channel_affine(nanobind::module_& m) {
     using Address = std::uintptr_t;
     m.def("channel_sums", [](Size samples, Size channels, Size positions, bool channels_last, int dtype,
                              Address delta, Address u, Address plain, Address product, int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(channel_sums)({samples, channels, positions, channels_last}, dtype,
                                reinterpret_cast<const void*>(delta), reinterpret_cast<const void*>(u),
                                reinterpret_cast<double*>(plain), reinterpret_cast<double*>(product), threads);
     });
     m.def("channel_affine", [](Size samples, Size channels, Size positions, bool channels_last, int dtype, Address u,
                                Address scale, Address v, Address p, Address q, Address out, int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(channel_affine)({samples, channels, positions, channels_last}, dtype,
                                  reinterpret_cast<const void*>(u), reinterpret_cast<const double*>(scale),
                                  reinterpret_cast<const void*>(v), reinterpret_cast<const double*>(p),

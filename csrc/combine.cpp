@@ -27,11 +27,11 @@ PCL_EVERY_ISA(void combine(const Gradients& g, const double* weights, const std:
 namespace pcl {
 
 // False, and nothing done, where the weights are not as usual.
-void register_combine(pybind11::module_& m) {
-    m.def("combine", [](const Operands& operands, pybind11::handle weights, bool accumulate, int threads) {
+void register_combine(nanobind::module_& m) {
+    m.def("combine", [](const Operands& operands, const Given& weights, bool accumulate, int threads) {
         const auto w = read_weights(weights, operands.gradients.tasks);
         if (!w) return false;
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(combine)(operands.gradients, w->data(), operands.written[0].data(), accumulate,
                           operands.threads(threads));
         return true;

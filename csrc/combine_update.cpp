@@ -76,26 +76,26 @@ PCL_EVERY_ISA(void combine_sgd(const Gradients& g, const double* weights, const 
 namespace pcl {
 
 // False, and nothing done, where the weights are not as usual.
-void register_combine_update(pybind11::module_& m) {
-    m.def("combine_sgd", [](const Operands& operands, pybind11::handle weights, double lr, double momentum,
+void register_combine_update(nanobind::module_& m) {
+    m.def("combine_sgd", [](const Operands& operands, const Given& weights, double lr, double momentum,
                             double dampening, double weight_decay, bool nesterov, bool first_step, int threads) {
         const auto w = read_weights(weights, operands.gradients.tasks);
         if (!w) return false;
         const Sgd o{lr, momentum, dampening, weight_decay, nesterov, first_step};
         const Addresses& params = operands.written[0];
         const Addresses& buffers = operands.written.back();  // unread where there is no momentum
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(combine_sgd)(operands.gradients, w->data(), params, buffers, o, operands.threads(threads));
         return true;
     });
-    m.def("combine_adamw", [](const Operands& operands, pybind11::handle weights, std::int64_t step, double lr,
+    m.def("combine_adamw", [](const Operands& operands, const Given& weights, std::int64_t step, double lr,
                               double beta1, double beta2, double eps, double weight_decay, bool decoupled,
                               int threads) {
         const auto w = read_weights(weights, operands.gradients.tasks);
         if (!w) return false;
         const Adam o{step, lr, beta1, beta2, eps, weight_decay, decoupled};
         const auto& written = operands.written;  // parameters, first and second moments
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(combine_adamw)(operands.gradients, w->data(), written[0], written[1], written[2], o,
                                 operands.threads(threads));
         return true;

@@ -127,14 +127,14 @@ long cone_qp(const void* gram, bool is_float, const double* b, long b_stride, do
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 PCL_EVERY_ISA(long cone_qp(const void* gram, bool is_float, const double* b, long b_stride, double* out,
                            const QpInfo& info, long batch, int k, int threads);)
 
 namespace pcl {
 
-void register_cone_qp(pybind11::module_& m) {
+void register_cone_qp(nanobind::module_& m) {
     using Address = std::uintptr_t;
     m.def("cone_qp", [](Address gram, bool is_float, Address b, long b_stride, Address out, Address gap, Address active,
                         Address pivots, Address status, long batch, int k, int threads) {
@@ -145,7 +145,7 @@ void register_cone_qp(pybind11::module_& m) {
                                      b_stride, reinterpret_cast<double*>(out), info, batch, k, threads);
         };
         if (batch * k * k < 4096) return call();
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         return call();
     });
 }

@@ -1,5 +1,5 @@
 // The launchers of csrc/cuda/ in Python, where they were built. They return at once; the device works behind.
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 #include <cstdint>
 #include <stdexcept>
@@ -43,7 +43,7 @@ T to_native(FromPython<T> value) {
 }
 
 template <class... Args>
-void define(pybind11::module_& m, const std::string& op, long (*workspace)(long, int), int (*launch)(Args...)) {
+void define(nanobind::module_& m, const std::string& op, long (*workspace)(long, int), int (*launch)(Args...)) {
     m.def(("cuda_" + op + "_workspace").c_str(), workspace);
     m.def(("cuda_" + op).c_str(), [op, launch](FromPython<Args>... args) {
         const int code = launch(to_native<Args>(args)...);
@@ -54,7 +54,7 @@ void define(pybind11::module_& m, const std::string& op, long (*workspace)(long,
 }  // namespace
 #endif
 
-void register_cuda(pybind11::module_& m) {
+void register_cuda(nanobind::module_& m) {
 #ifdef PCL_WITH_CUDA
     define(m, "simplex_qp", &pcl_cuda_simplex_qp_workspace, &pcl_cuda_simplex_qp);
     define(m, "cone_qp", &pcl_cuda_cone_qp_workspace, &pcl_cuda_cone_qp);

@@ -26,14 +26,14 @@ long elastic_factors(const void* gram, bool is_float, double* averages, double t
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 PCL_EVERY_ISA(long elastic_factors(const void* gram, bool is_float, double* averages, double temperature, double floor,
                                    double keep, double take, double* sigma, long batch, int k);)
 
 namespace pcl {
 
-void register_elastic_factors(pybind11::module_& m) {
+void register_elastic_factors(nanobind::module_& m) {
     using Address = std::uintptr_t;
     m.def("elastic_factors", [](Address gram, bool is_float, Address averages, double temperature, double floor,
                                 double keep, double take, Address sigma, long batch, int k) {

@@ -98,8 +98,9 @@ void firefly_apply(const std::vector<Regrown>& tensors, int threads) {
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/vector.h>
 
 #include <array>
 
@@ -107,7 +108,7 @@ PCL_EVERY_ISA(void firefly_apply(const std::vector<Regrown>& tensors, int thread
 
 namespace pcl {
 
-void register_firefly_apply(pybind11::module_& m) {
+void register_firefly_apply(nanobind::module_& m) {
     using Address = std::uintptr_t;
     m.def("firefly_apply", [](const std::vector<std::array<Address, 8>>& address,
                               const std::vector<std::array<std::int64_t, 10>>& size, int threads) {
@@ -123,7 +124,7 @@ void register_firefly_apply(pybind11::module_& m) {
                                reinterpret_cast<const double*>(column_scale), height, width, inner, more, tall, wide,
                                out_rows, out_columns, static_cast<int>(dtype), bytes});
         }
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(firefly_apply)(tensors, threads);
     });
 }

@@ -261,12 +261,12 @@ PCL_EVERY_ISA(void firefly_conv(const FireflyConv& s, const float* x, const Fire
 
 namespace pcl {
 
-void register_firefly_conv(pybind11::module_& m) {
+void register_firefly_conv(nanobind::module_& m) {
     // of: x, W, Δ, b, β; channels_last: of x, y and z, and of the weights
     m.def("firefly_conv", [](const std::array<Size, 7>& shape, bool channels_last, const FireflyOperands& of,
                              bool weights_last, const FireflyVectors& vectors, int activation, Address y, Address z,
                              int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         const auto [samples, in, height, width, out, pad_y, pad_x] = shape;
         const Firefly f = firefly({samples, out, 1, false, f32, activation}, vectors, {0, 0}, {0, 0}, threads);
         PCL_BEST(firefly_conv)({samples, in, height, width, out, pad_y, pad_x, channels_last}, floats(of[0]),
@@ -284,7 +284,7 @@ void register_firefly_conv(pybind11::module_& m) {
         const Size of_y[] = {s.samples, s.out, s.out_height(), s.out_width()};
         if (u.w.shape[1] != s.in || !std::equal(of_y, of_y + 4, u.y.shape)) return false;
         u.firefly.threads = threads;
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(firefly_conv)(s, u.at(u.x), u.weights, u.firefly, u.at(u.y), nullptr);
         return true;
     });

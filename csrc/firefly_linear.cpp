@@ -89,11 +89,11 @@ PCL_EVERY_ISA(void firefly_linear(const FireflyLinear& s, const float* x, const 
 
 namespace pcl {
 
-void register_firefly_linear(pybind11::module_& m) {
+void register_firefly_linear(nanobind::module_& m) {
     // shape: samples, in, out; of: x, W, Δ, b, β
     m.def("firefly_linear", [](const std::array<Size, 3>& shape, const FireflyOperands& of, const FireflyVectors& vectors,
                                int activation, Address y, Address z, int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         const auto [samples, in, out] = shape;
         const Firefly f = firefly({samples, out, 1, true, f32, activation}, vectors, {0, 0}, {0, 0}, threads);
         PCL_BEST(firefly_linear)({samples, in, out}, floats(of[0]), weights(of, false), f, floats(y), floats(z));
@@ -108,7 +108,7 @@ void register_firefly_linear(pybind11::module_& m) {
         const Size samples = u.x.elements() / in;
         if (u.y.elements() != samples * out) return false;
         u.firefly.threads = threads;
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(firefly_linear)({samples, in, out}, u.at(u.x), u.weights, u.firefly, u.at(u.y), nullptr);
         return true;
     });

@@ -41,10 +41,10 @@ PCL_EVERY_ISA(void firefly_score(const Firefly& f, const FireflyTensor& grad, in
 
 namespace pcl {
 
-void register_firefly_score(pybind11::module_& m) {
+void register_firefly_score(nanobind::module_& m) {
     m.def("firefly_score", [](const FireflySizes& sizes, const FireflyVectors& vectors, FireflyPair a, FireflyPair d,
                               FireflyPair grad, int points, std::uintptr_t score, int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(firefly_score)(firefly(sizes, vectors, a, d, threads), tensor(grad), points,
                                 reinterpret_cast<double*>(score));
     });

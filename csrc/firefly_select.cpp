@@ -45,17 +45,17 @@ void firefly_select(const Candidates& all, bool* chosen) {
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 PCL_EVERY_ISA(void firefly_select(const Candidates& all, bool* chosen);)
 
 namespace pcl {
 
-void register_firefly_select(pybind11::module_& m) {
+void register_firefly_select(nanobind::module_& m) {
     using Address = std::uintptr_t;
     m.def("firefly_select", [](Address gain, Address cost, Address layer, std::int64_t count, std::int64_t neurons,
                                std::int64_t layers, std::int64_t budget, std::int64_t least, Address chosen) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(firefly_select)({reinterpret_cast<const double*>(gain), reinterpret_cast<const std::int64_t*>(cost),
                                   reinterpret_cast<const std::int64_t*>(layer), count, neurons, layers, budget, least},
                                  reinterpret_cast<bool*>(chosen));

@@ -74,16 +74,16 @@ PCL_EVERY_ISA(void firefly_split(const Firefly& f, const FireflyTensor& out);
 
 namespace pcl {
 
-void register_firefly_split(pybind11::module_& m) {
+void register_firefly_split(nanobind::module_& m) {
     m.def("firefly_split", [](const FireflySizes& sizes, const FireflyVectors& vectors, FireflyPair a, FireflyPair d,
                               FireflyPair out, int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(firefly_split)(firefly(sizes, vectors, a, d, threads), tensor(out));
     });
     m.def("firefly_split_backward",
           [](const FireflySizes& sizes, const FireflyVectors& vectors, FireflyPair a, FireflyPair d, FireflyPair grad,
              FireflyPair da, FireflyPair dd, std::uintptr_t sums, int threads) {
-              pybind11::gil_scoped_release release;
+              nanobind::gil_scoped_release release;
               PCL_BEST(firefly_split_backward)(firefly(sizes, vectors, a, d, threads), tensor(grad), tensor(da),
                                                tensor(dd), reinterpret_cast<double*>(sums));
           });

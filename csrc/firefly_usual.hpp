@@ -2,7 +2,7 @@
 // matching shapes. Everything else is left to pcl_kernels/firefly_split, which says what is wrong or makes copies.
 #pragma once
 
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 #include <array>
 #include <vector>
@@ -13,7 +13,7 @@
 
 namespace pcl {
 
-using FireflyTensors = std::array<pybind11::handle, 10>;  // x, W, Δ, b, β, ε, s, t, mirror, y
+using FireflyTensors = std::array<nanobind::handle, 10>;  // x, W, Δ, b, β, ε, s, t, mirror, y
 
 struct UsualLayer {
     TensorView x, w, y;

@@ -87,8 +87,9 @@ void ghost_gramian(const std::vector<Size>& blocks, const RowsOf& a, const RowsO
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 PCL_EVERY_ISA(void ghost_gramian(const std::vector<Size>& blocks, const RowsOf& a, const RowsOf& delta, double bias,
                                  double* gram, int threads);)
@@ -105,10 +106,10 @@ RowsOf rows_of(const Rows& rows) {
 
 }  // namespace
 
-void register_ghost_gramian(pybind11::module_& m) {
+void register_ghost_gramian(nanobind::module_& m) {
     m.def("ghost_gramian", [](const std::vector<Size>& blocks, const Rows& a, const Rows& delta, double bias,
                               std::uintptr_t gram, int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(ghost_gramian)(blocks, rows_of(a), rows_of(delta), bias, reinterpret_cast<double*>(gram), threads);
     });
 }

@@ -307,9 +307,9 @@ PCL_EVERY_ISA(void gramian(const Gradients& g, double* gram, int threads);)
 
 namespace pcl {
 
-void register_gramian(pybind11::module_& m) {
+void register_gramian(nanobind::module_& m) {
     m.def("gramian", [](const Operands& operands, std::uintptr_t gram, int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(gramian)(operands.gradients, reinterpret_cast<double*>(gram), operands.threads(threads));
     });
 }

@@ -25,19 +25,19 @@ long imtl_g(const void* gram, bool is_float, double* out, const SystemInfo& info
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 PCL_EVERY_ISA(long imtl_g(const void* gram, bool is_float, double* out, const SystemInfo& info, long batch, int k,
                             int threads);)
 
 namespace pcl {
 
-void register_imtl_g(pybind11::module_& m) {
+void register_imtl_g(nanobind::module_& m) {
     using Address = std::uintptr_t;
     m.def("imtl_g", [](Address gram, bool is_float, Address out, Address residual, Address status, long batch, int k,
                          int threads) {
         const SystemInfo info{reinterpret_cast<double*>(residual), reinterpret_cast<std::int32_t*>(status)};
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         return PCL_BEST(imtl_g)(reinterpret_cast<const void*>(gram), is_float, reinterpret_cast<double*>(out), info,
                                   batch, k, threads);
     });

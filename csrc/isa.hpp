@@ -8,10 +8,10 @@
 //     void scale(double* x, long n, double a) { ... }             // one copy per instruction set
 //     }
 //     #ifdef PCL_BASELINE
-//     #include <pybind11/pybind11.h>
+//     #include <nanobind/nanobind.h>
 //     PCL_EVERY_ISA(void scale(double* x, long n, double a);)     // declares all copies
 //     namespace pcl {
-//     void register_scale(pybind11::module_& m) { ... PCL_BEST(scale)(x, n, a) ... }
+//     void register_scale(nanobind::module_& m) { ... PCL_BEST(scale)(x, n, a) ... }
 //     }
 //     #endif
 #pragma once

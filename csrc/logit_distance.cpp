@@ -82,17 +82,17 @@ void logit_distance(Size rows, Size columns, Size stored, const float* now, cons
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 PCL_EVERY_ISA(void logit_distance(Size rows, Size columns, Size stored, const float* now, const float* then,
                                   double factor, bool ignored, float* loss, float* slopes);)
 
 namespace pcl {
 
-void register_logit_distance(pybind11::module_& m) {
+void register_logit_distance(nanobind::module_& m) {
     m.def("logit_distance", [](Size rows, Size columns, Size stored, std::uintptr_t now, std::uintptr_t then,
                                double factor, bool ignored, std::uintptr_t loss, std::uintptr_t slopes) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(logit_distance)(rows, columns, stored, reinterpret_cast<const float*>(now),
                                  reinterpret_cast<const float*>(then), factor, ignored, reinterpret_cast<float*>(loss),
                                  reinterpret_cast<float*>(slopes));

@@ -128,8 +128,9 @@ int longhorn_lanes(int dtype) { return dtype == f64 ? kScanLanes<double> : kScan
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/vector.h>
 
 #include <array>
 
@@ -162,7 +163,7 @@ static LonghornProblem problem_of(const std::vector<std::array<std::int64_t, 3>>
     return p;
 }
 
-void register_longhorn_scan(pybind11::module_& m) {
+void register_longhorn_scan(nanobind::module_& m) {
     using Sequences = std::vector<std::array<std::int64_t, 3>>;
     using Sizes = std::array<std::int64_t, 3>;
     m.attr("LONGHORN_TIME") = kLonghornTime;
@@ -173,7 +174,7 @@ void register_longhorn_scan(pybind11::module_& m) {
              const std::array<Strided, 5>& rows, const std::array<std::uintptr_t, 3>& whole, std::uintptr_t final,
              int threads) {
               const auto p = problem_of(sequences, sizes, dtype, logits, exact, reverse, rows, whole, threads);
-              pybind11::gil_scoped_release release;
+              nanobind::gil_scoped_release release;
               PCL_BEST(longhorn_scan)(p, final);
           });
     m.def("longhorn_backward",
@@ -184,7 +185,7 @@ void register_longhorn_scan(pybind11::module_& m) {
               const auto p = problem_of(sequences, sizes, dtype, logits, exact, reverse, rows, whole, threads);
               const LonghornGradients to{tensor_of(gradients[0]), tensor_of(gradients[1]), tensor_of(gradients[2]),
                                          tensor_of(gradients[3]), part, states[0], states[1], states[2]};
-              pybind11::gil_scoped_release release;
+              nanobind::gil_scoped_release release;
               PCL_BEST(longhorn_backward)(p, to);
           });
 }

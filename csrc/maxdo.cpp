@@ -85,20 +85,20 @@ long maxdo(const void* gram, bool is_float, double* out, const QpInfo& info, lon
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 PCL_EVERY_ISA(long maxdo(const void* gram, bool is_float, double* out, const QpInfo& info, long batch, int k,
                          int threads);)
 
 namespace pcl {
 
-void register_maxdo(pybind11::module_& m) {
+void register_maxdo(nanobind::module_& m) {
     using Address = std::uintptr_t;
     m.def("maxdo", [](Address gram, bool is_float, Address out, Address gap, Address active, Address pivots,
                       Address status, long batch, int k, int threads) {
         const QpInfo info{reinterpret_cast<double*>(gap), reinterpret_cast<bool*>(active),
                           reinterpret_cast<std::int32_t*>(pivots), reinterpret_cast<std::int32_t*>(status)};
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         return PCL_BEST(maxdo)(reinterpret_cast<const void*>(gram), is_float, reinterpret_cast<double*>(out), info,
                                batch, k, threads);
     });

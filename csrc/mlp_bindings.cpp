@@ -1,6 +1,7 @@
 // Python's way to the kernels of mlp.cpp: operands come as addresses, or as tensors that are looked at here.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <array>
@@ -37,34 +38,34 @@ std::vector<float*> floats(const Addresses& at) {
     return found;
 }
 
-using Items = std::vector<pybind11::object>;
+using Items = std::vector<nanobind::object>;
 
 // Those of a sequence; none of anything else.
-Items items(const pybind11::object& several) {
-    if (!PySequence_Check(several.ptr())) return {};
-    const auto fast = pybind11::reinterpret_steal<pybind11::object>(PySequence_Fast(several.ptr(), "a sequence"));
-    if (!fast) throw pybind11::error_already_set();
+Items items(const Given& several) {
+    if (!several || !PySequence_Check(several->ptr())) return {};
+    const auto fast = nanobind::steal(PySequence_Fast(several->ptr(), "a sequence"));
+    if (!fast.is_valid()) nanobind::raise_python_error();
     Items found;
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast.ptr()); ++i)
-        found.push_back(pybind11::reinterpret_borrow<pybind11::object>(PySequence_Fast_GET_ITEM(fast.ptr(), i)));
+        found.push_back(nanobind::borrow(PySequence_Fast_GET_ITEM(fast.ptr(), i)));
     return found;
 }
 
 // Whether the kernels read this tensor where it is, row after row.
-bool reads(const pybind11::object& tensor, TensorView& t) {
+bool reads(nanobind::handle tensor, TensorView& t) {
     if (!view(tensor.ptr(), false, t) || t.dtype() != f32 || t.elements() == 0) return false;
     return t.data && t.contiguous() && !negated(tensor.ptr());
 }
 
 // The layers, if x, weights, biases and the tensors behind every layer fit together, and the kernels read them where
 // they are, x perhaps after a copy. What is None is not looked at; `at` gets where those behind the layers are.
-std::optional<MlpLayers> layers_of(const pybind11::object& x, const pybind11::object& weights,
-                                   const pybind11::object& biases, const pybind11::object& behind,
-                                   const pybind11::object& scale, TensorView& of_x, std::vector<float*>* at = nullptr) {
-    if (!view(x.ptr(), false, of_x) || of_x.dims != 2 || of_x.dtype() != f32 || of_x.elements() == 0) return {};
-    if (!of_x.data || negated(x.ptr())) return {};
+std::optional<MlpLayers> layers_of(const Given& x, const Given& weights,
+                                   const Given& biases, const Given& behind,
+                                   const Given& scale, TensorView& of_x, std::vector<float*>* at = nullptr) {
+    if (!x || !view(x->ptr(), false, of_x) || of_x.dims != 2 || of_x.dtype() != f32 || of_x.elements() == 0) return {};
+    if (!of_x.data || negated(x->ptr())) return {};
     const Items w = items(weights), b = items(biases), h = items(behind);
-    const bool biased = !biases.is_none(), known = !behind.is_none();
+    const bool biased = biases.has_value(), known = behind.has_value();
     if (w.empty() || (biased && b.size() != w.size()) || (known && h.size() != w.size())) return {};
     MlpLayers found{of_x.shape[0], {of_x.shape[1]}, {}, std::vector<float*>(w.size()), false};
     TensorView t;
@@ -80,7 +81,7 @@ std::optional<MlpLayers> layers_of(const pybind11::object& x, const pybind11::ob
         if (known && !(reads(h[l], t) && t.dims == 2 && t.shape[0] == found.rows && t.shape[1] == out)) return {};
         if (known && at) at->push_back(reinterpret_cast<float*>(t.begin()));
     }
-    if (!scale.is_none() && !(reads(scale, t) && t.dims == 1 && t.shape[0] == found.rows)) return {};
+    if (scale && !(reads(*scale, t) && t.dims == 1 && t.shape[0] == found.rows)) return {};
     return found;
 }
 
@@ -93,33 +94,33 @@ int threads_for(const MlpLayers& of, int most) {
 
 }  // namespace
 
-void register_mlp(pybind11::module_& m) {
-    m.def("mlp_fits", [](const pybind11::object& x, const pybind11::object& weights, const pybind11::object& biases,
-                         const pybind11::object& behind, const pybind11::object& scale) {
+void register_mlp(nanobind::module_& m) {
+    m.def("mlp_fits", [](const Given& x, const Given& weights, const Given& biases,
+                         const Given& behind, const Given& scale) {
         TensorView of_x;
         return layers_of(x, weights, biases, behind, scale, of_x).has_value();
     });
     // losses (rows,), dx like x or null; whether every label is a column, nothing where the operands do not fit
-    m.def("mlp_rows", [](const pybind11::object& x, const pybind11::object& weights, const pybind11::object& biases,
+    m.def("mlp_rows", [](const Given& x, const Given& weights, const Given& biases,
                          Address labels, Address losses, Address dx, int threads) -> std::optional<bool> {
         TensorView of_x;
-        const auto layers = layers_of(x, weights, biases, pybind11::none(), pybind11::none(), of_x);
+        const auto layers = layers_of(x, weights, biases, {}, {}, of_x);
         if (!layers || !of_x.contiguous()) return {};
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         const auto rows = PCL_BEST(mlp_rows);
         return rows(*layers, reinterpret_cast<const float*>(of_x.begin()), reinterpret_cast<const Size*>(labels),
                     floats(losses), floats(dx), threads_for(*layers, threads));
     });
     // h: room for the results of every layer, the logits last; gives what mlp_rows gives
-    m.def("mlp_losses", [](const pybind11::object& x, const pybind11::object& weights, const pybind11::object& biases,
+    m.def("mlp_losses", [](const Given& x, const Given& weights, const Given& biases,
                            Address labels, const std::vector<Size>& blocks, const std::vector<float>& factors,
-                           const pybind11::object& h, Address losses, Address of_logits,
+                           const Given& h, Address losses, Address of_logits,
                            int threads) -> std::optional<bool> {
         TensorView of_x;
         std::vector<float*> at;
-        const auto layers = layers_of(x, weights, biases, h, pybind11::none(), of_x, &at);
+        const auto layers = layers_of(x, weights, biases, h, {}, of_x, &at);
         if (!layers || !of_x.contiguous()) return {};
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(mlp_forward)(*layers, reinterpret_cast<const float*>(of_x.begin()), at, threads_for(*layers, threads));
         const auto losses_of = PCL_BEST(softmax_losses);
         return losses_of(layers->widths.back(), reinterpret_cast<const Size*>(labels), blocks, factors, at.back(),
@@ -127,27 +128,27 @@ void register_mlp(pybind11::module_& m) {
     });
     // h: the results of every layer but the last, then the gradient of the logits; `to` like weights and biases, or None
     // for these themselves. Nothing where the operands do not fit, false where a gradient could be out of range.
-    m.def("mlp_descend", [](const pybind11::object& x, const pybind11::object& weights, const pybind11::object& biases,
-                            const pybind11::object& h, const pybind11::object& scale, float rate,
-                            const pybind11::object& to_weights, const pybind11::object& to_biases,
+    m.def("mlp_descend", [](const Given& x, const Given& weights, const Given& biases,
+                            const Given& h, const Given& scale, float rate,
+                            const Given& to_weights, const Given& to_biases,
                             int threads) -> std::optional<bool> {
         TensorView of_x, of_scale, again;
         std::vector<float*> at;
         const auto layers = layers_of(x, weights, biases, h, scale, of_x, &at);
         if (!layers || !of_x.contiguous()) return {};
         MlpGradients to{{}, layers->weights, layers->biases, nullptr, rate};
-        if (!to_weights.is_none()) {
-            const auto there = layers_of(x, to_weights, to_biases, pybind11::none(), pybind11::none(), again);
+        if (to_weights) {
+            const auto there = layers_of(x, to_weights, to_biases, {}, {}, again);
             if (!there || there->widths != layers->widths) return {};
             for (std::size_t l = 0; l < layers->biases.size(); ++l)
                 if (!there->biases[l] != !layers->biases[l]) return {};
             to.weights = there->weights, to.biases = there->biases;
         }
         const float* scales = nullptr;
-        if (!scale.is_none() && reads(scale, of_scale)) scales = reinterpret_cast<const float*>(of_scale.begin());
+        if (scale && reads(*scale, of_scale)) scales = reinterpret_cast<const float*>(of_scale.begin());
         const float* const of_logits = at.back();
         at.pop_back();
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         Size wide = 0;
         for (int l = 0; l < layers->last(); ++l) wide += layers->widths[l + 1];
         const std::unique_ptr<float[]> room(new float[layers->rows * wide + 1]);
@@ -158,13 +159,13 @@ void register_mlp(pybind11::module_& m) {
     });
     m.def("mlp_forward", [](Size rows, const std::vector<Size>& widths, bool relu_last, Address x, const Addresses& weights,
                             const Addresses& biases, const Addresses& h, int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         const MlpLayers of{rows, widths, floats(weights), floats(biases), relu_last};
         PCL_BEST(mlp_forward)(of, floats(x), floats(h), threads_for(of, threads));
     });
     m.def("softmax_losses", [](Size columns, Address labels, const std::vector<Size>& blocks,
                                const std::vector<float>& factors, Address logits, Address losses, Address of_logits) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         const auto losses_of = PCL_BEST(softmax_losses);
         return losses_of(columns, reinterpret_cast<const Size*>(labels), blocks, factors, floats(logits),
                          floats(losses), floats(of_logits));
@@ -173,7 +174,7 @@ void register_mlp(pybind11::module_& m) {
     m.def("mlp_backward", [](Size rows, const std::vector<Size>& widths, bool relu_last, Address x,
                              const Addresses& weights, const Addresses& h, Address grad,
                              Address scale, const std::array<Addresses, 3>& to, Address dx, int lowest, int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         const MlpGradients found{floats(to[0]), floats(to[1]), floats(to[2]), floats(dx), std::nullopt};
         const MlpLayers of{rows, widths, floats(weights), std::vector<float*>(weights.size()), relu_last};
         const int here = threads_for(of, threads);

@@ -28,15 +28,15 @@ std::int64_t multiply_adds(std::int64_t rounds, int threads) {
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 PCL_EVERY_ISA(std::int64_t multiply_adds(std::int64_t rounds, int threads);)
 
 namespace pcl {
 
-void register_multiply_adds(pybind11::module_& m) {
+void register_multiply_adds(nanobind::module_& m) {
     m.def("multiply_adds", [](std::int64_t rounds, int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         return PCL_BEST(multiply_adds)(rounds, threads);
     });
 }

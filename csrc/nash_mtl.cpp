@@ -26,7 +26,7 @@ long nash_mtl(const void* gram, bool is_float, double alpha, const double* prefe
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 PCL_EVERY_ISA(long nash_mtl(const void* gram, bool is_float, double alpha, const double* preference,
                             long preference_stride, double* out, const SystemInfo& info, long batch, int k,
@@ -34,12 +34,12 @@ PCL_EVERY_ISA(long nash_mtl(const void* gram, bool is_float, double alpha, const
 
 namespace pcl {
 
-void register_nash_mtl(pybind11::module_& m) {
+void register_nash_mtl(nanobind::module_& m) {
     using Address = std::uintptr_t;
     m.def("nash_mtl", [](Address gram, bool is_float, double alpha, Address preference, long preference_stride,
                          Address out, Address residual, Address status, long batch, int k, int threads) {
         const SystemInfo info{reinterpret_cast<double*>(residual), reinterpret_cast<std::int32_t*>(status)};
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         return PCL_BEST(nash_mtl)(reinterpret_cast<const void*>(gram), is_float, alpha,
                                   reinterpret_cast<const double*>(preference), preference_stride,
                                   reinterpret_cast<double*>(out), info, batch, k, threads);

@@ -3,13 +3,12 @@
 // wrong or makes copies. So this file decides nothing but "as usual" or "not as usual".
 #include "operands.hpp"
 
-#include <pybind11/stl.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
 
 #include <memory>
 
-#include "torch_tensor.hpp"
-
-namespace py = pybind11;
+namespace nb = nanobind;
 
 namespace pcl {
 namespace {
@@ -122,7 +121,7 @@ class Reader {
 
 // grads in one of the three forms of `gramian`; written: a tuple, for each list a tensor or a list of tensors, in the
 // form of one task's gradients. Null where anything is not as usual.
-std::unique_ptr<Operands> read(py::handle grads, const py::tuple& written, bool refuse_grad, bool refuse_grad_written) {
+std::unique_ptr<Operands> read(const Given& grads, const nb::tuple& written, bool refuse_grad, bool refuse_grad_written) {
     const Items lists(written.ptr());
     const auto count = static_cast<std::size_t>(lists.size);
     const auto reader = [&](Py_ssize_t tasks, bool listed) {
@@ -132,14 +131,15 @@ std::unique_ptr<Operands> read(py::handle grads, const py::tuple& written, bool 
         const Items items(lists[l]);
         return items && items.size == 1 ? items[0] : lists[l];
     };
-    if (is_tensor(grads.ptr())) {
+    if (!grads) return nullptr;
+    if (is_tensor(grads->ptr())) {
         TensorView matrix;
-        if (!view(grads.ptr(), refuse_grad, matrix) || matrix.dims != 2 || count > 1) return nullptr;
-        if (!holds_values(grads.ptr(), matrix)) return nullptr;
+        if (!view(grads->ptr(), refuse_grad, matrix) || matrix.dims != 2 || count > 1) return nullptr;
+        if (!holds_values(grads->ptr(), matrix)) return nullptr;
         Reader r = reader(matrix.shape[0], false);
         return r.rows(matrix, count ? flat(0) : nullptr) ? r.result() : nullptr;
     }
-    const Items tasks(grads.ptr());
+    const Items tasks(grads->ptr());
     if (!tasks || tasks.size < 1) return nullptr;
     const bool listed = !is_tensor(tasks[0]);
     Reader r = reader(tasks.size, listed);
@@ -159,13 +159,14 @@ std::unique_ptr<Operands> read(py::handle grads, const py::tuple& written, bool 
 
 }  // namespace
 
-std::optional<std::vector<double>> read_weights(py::handle weights, int tasks) {
+std::optional<std::vector<double>> read_weights(const Given& weights, int tasks) {
+    if (!weights) return std::nullopt;
     std::vector<double> values;
     values.reserve(tasks);
     TensorView t;
-    if (is_tensor(weights.ptr())) {
-        if (!view(weights.ptr(), false, t) || t.dims != 1 || t.shape[0] != tasks) return std::nullopt;
-        if (!holds_values(weights.ptr(), t)) return std::nullopt;
+    if (is_tensor(weights->ptr())) {
+        if (!view(weights->ptr(), false, t) || t.dims != 1 || t.shape[0] != tasks) return std::nullopt;
+        if (!holds_values(weights->ptr(), t)) return std::nullopt;
         for (int i = 0; i < tasks; ++i) {
             const char* at = t.begin() + i * t.stride[0] * dtype_bytes[t.dtype()];
             if (t.dtype() == f64)
@@ -177,7 +178,7 @@ std::optional<std::vector<double>> read_weights(py::handle weights, int tasks) {
         }
         return values;
     }
-    const Items items(weights.ptr());
+    const Items items(weights->ptr());
     if (!items || items.size != tasks) return std::nullopt;
     for (int i = 0; i < tasks; ++i) {
         if (!PyFloat_CheckExact(items[i])) return std::nullopt;
@@ -186,14 +187,16 @@ std::optional<std::vector<double>> read_weights(py::handle weights, int tasks) {
     return values;
 }
 
-void register_operands(py::module_& m) {
-    py::class_<Operands>(m, "Operands")
-        .def(py::init([](int tasks, std::vector<std::uintptr_t> address, const std::vector<std::int64_t>& size,
-                         std::vector<int> dtype, std::vector<Addresses> written) {
-            return Operands{Gradients(tasks, std::move(address), size, std::move(dtype)), std::move(written), true};
-        }))
-        .def_property_readonly("tasks", [](const Operands& o) { return o.gradients.tasks; })
-        .def_property_readonly("listed", [](const Operands& o) { return o.listed; });
+void register_operands(nb::module_& m) {
+    nb::class_<Operands>(m, "Operands")
+        .def("__init__", [](Operands* to, int tasks, std::vector<std::uintptr_t> address,
+                            const std::vector<std::int64_t>& size, std::vector<int> dtype,
+                            std::vector<Addresses> written) {
+            Gradients gradients(tasks, std::move(address), size, std::move(dtype));
+            new (to) Operands{std::move(gradients), std::move(written), true};
+        })
+        .def_prop_ro("tasks", [](const Operands& o) { return o.gradients.tasks; })
+        .def_prop_ro("listed", [](const Operands& o) { return o.listed; });
     m.def("use_torch", &use_torch);
     m.def("read", &read);
 }

@@ -1,11 +1,10 @@
 // What a call works on: the gradients of k tasks, and tensors to write, one per parameter.
 #pragma once
 
-#include <pybind11/pybind11.h>
-
 #include <optional>
 
 #include "gradients.hpp"
+#include "torch_tensor.hpp"
 
 namespace pcl {
 
@@ -24,6 +23,6 @@ struct Operands {
 };
 
 // k weights from a float32 or float64 CPU tensor or from floats; nothing where they are something else.
-std::optional<std::vector<double>> read_weights(pybind11::handle weights, int tasks);
+std::optional<std::vector<double>> read_weights(const Given& weights, int tasks);
 
 }  // namespace pcl

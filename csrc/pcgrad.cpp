@@ -25,13 +25,13 @@ long pcgrad(const void* gram, bool is_float, const Walk& walk, long batch, int k
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 PCL_EVERY_ISA(long pcgrad(const void* gram, bool is_float, const Walk& walk, long batch, int k, int threads);)
 
 namespace pcl {
 
-void register_pcgrad(pybind11::module_& m) {
+void register_pcgrad(nanobind::module_& m) {
     using Address = std::uintptr_t;
     m.def("pcgrad", [](Address gram, bool is_float, bool one_gram, Address order, long order_stride, int width,
                        Address target, long target_stride, double beta, Address moved, Address weights, long batch,
@@ -39,7 +39,7 @@ void register_pcgrad(pybind11::module_& m) {
         const Walk walk{one_gram, reinterpret_cast<const std::int64_t*>(order), order_stride, width,
                         reinterpret_cast<const double*>(target), target_stride, beta,
                         reinterpret_cast<double*>(moved), reinterpret_cast<double*>(weights)};
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         return PCL_BEST(pcgrad)(reinterpret_cast<const void*>(gram), is_float, walk, batch, k, threads);
     });
 }

@@ -1,5 +1,5 @@
 // Permutations from one seed, the same on every machine.
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 #include <cstdint>
 #include <utility>
@@ -39,7 +39,7 @@ void random_orders(std::uint64_t seed, std::int64_t* out, long rows, int k) {
 
 }  // namespace
 
-void register_random_orders(pybind11::module_& m) {
+void register_random_orders(nanobind::module_& m) {
     m.def("random_orders", [](std::uint64_t seed, std::uintptr_t out, long rows, int k) {
         random_orders(seed, reinterpret_cast<std::int64_t*>(out), rows, k);
     });

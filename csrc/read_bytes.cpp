@@ -28,18 +28,18 @@ std::uint64_t read_bytes(const std::vector<std::uintptr_t>& address, const std::
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/vector.h>
 
 PCL_EVERY_ISA(std::uint64_t read_bytes(const std::vector<std::uintptr_t>& address,
                                        const std::vector<std::int64_t>& size, int threads);)
 
 namespace pcl {
 
-void register_read_bytes(pybind11::module_& m) {
+void register_read_bytes(nanobind::module_& m) {
     m.def("read_bytes", [](const std::vector<std::uintptr_t>& address, const std::vector<std::int64_t>& size,
                            int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         return PCL_BEST(read_bytes)(address, size, threads);
     });
 }

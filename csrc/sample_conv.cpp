@@ -240,8 +240,8 @@ void sample_conv_transpose(const ConvShape& s, bool is_float, const void* v, con
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
 
 #include <array>
 
@@ -262,17 +262,17 @@ static ConvShape shape_of(const std::array<std::int64_t, 13>& n) {
     return s;
 }
 
-void register_sample_conv(pybind11::module_& m) {
+void register_sample_conv(nanobind::module_& m) {
     m.def("sample_conv", [](const std::array<std::int64_t, 13>& shape, bool is_float, Address a, Address delta,
                             Address d, Address v, Address out, int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(sample_conv)(shape_of(shape), is_float, reinterpret_cast<const void*>(a),
                               reinterpret_cast<const void*>(delta), reinterpret_cast<const void*>(d),
                               reinterpret_cast<void*>(v), reinterpret_cast<void*>(out), threads);
     });
     m.def("sample_conv_transpose", [](const std::array<std::int64_t, 13>& shape, bool is_float, Address v,
                                       Address delta, Address out, int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(sample_conv_transpose)(shape_of(shape), is_float, reinterpret_cast<const void*>(v),
                                         reinterpret_cast<const void*>(delta), reinterpret_cast<void*>(out), threads);
     });

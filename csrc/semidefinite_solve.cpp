@@ -28,18 +28,18 @@ void semidefinite_solve(const double* a, const double* b, double* x, double cuto
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 PCL_EVERY_ISA(void semidefinite_solve(const double* a, const double* b, double* x, double cutoff, long batch, int k,
                                       int m, int threads);)
 
 namespace pcl {
 
-void register_semidefinite_solve(pybind11::module_& m) {
+void register_semidefinite_solve(nanobind::module_& m) {
     using Address = std::uintptr_t;
     m.def("semidefinite_solve", [](Address a, Address b, Address x, double cutoff, long batch, int k, int columns,
                                    int threads) {
-        pybind11::gil_scoped_release release;
+        nanobind::gil_scoped_release release;
         PCL_BEST(semidefinite_solve)(reinterpret_cast<const double*>(a), reinterpret_cast<const double*>(b),
                                      reinterpret_cast<double*>(x), cutoff, batch, k, columns, threads);
     });

@@ -124,14 +124,14 @@ long simplex_qp(const void* gram, bool is_float, const double* sigma, long sigma
 }  // namespace pcl::PCL_ISA
 
 #ifdef PCL_BASELINE
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
 
 PCL_EVERY_ISA(long simplex_qp(const void* gram, bool is_float, const double* sigma, long sigma_stride, double* out,
                               const QpInfo& info, long batch, int k, int threads);)
 
 namespace pcl {
 
-void register_simplex_qp(pybind11::module_& m) {
+void register_simplex_qp(nanobind::module_& m) {
     using Address = std::uintptr_t;
     m.def(
         "simplex_qp",
@@ -145,7 +145,7 @@ void register_simplex_qp(pybind11::module_& m) {
                                             reinterpret_cast<double*>(out), info, batch, k, threads);
             };
             if (batch * k * k < 4096) return call();  // a few microseconds: letting others in costs more
-            pybind11::gil_scoped_release release;
+            nanobind::gil_scoped_release release;
             return call();
         });
 }

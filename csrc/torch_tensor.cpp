@@ -4,7 +4,7 @@
 
 #include "gradients.hpp"
 
-namespace py = pybind11;
+namespace nb = nanobind;
 
 namespace pcl {
 namespace {
@@ -72,9 +72,9 @@ bool TensorView::dense() const {
     return true;
 }
 
-bool use_torch(py::handle tensor, py::handle parameter) {
+bool use_torch(nb::handle tensor, nb::handle parameter) {
     torch = {};
-    const py::object table = py::getattr(tensor, "__dlpack_c_exchange_api__", py::none());
+    const nb::object table = nb::getattr(tensor, "__dlpack_c_exchange_api__", nb::none());
     if (!PyCapsule_IsValid(table.ptr(), "dlpack_exchange_api")) return false;
     auto* exchange = static_cast<Exchange*>(PyCapsule_GetPointer(table.ptr(), "dlpack_exchange_api"));
     while (exchange && exchange->major != 1) exchange = exchange->previous;
@@ -82,7 +82,7 @@ bool use_torch(py::handle tensor, py::handle parameter) {
 
     // The C functions behind two of a tensor's attributes, called without looking these up each time.
     PyTypeObject* type = reinterpret_cast<PyTypeObject*>(tensor.ptr());
-    const py::object requires_grad = tensor.attr("requires_grad"), is_neg = tensor.attr("is_neg");
+    const nb::object requires_grad = tensor.attr("requires_grad"), is_neg = tensor.attr("is_neg");
     if (!Py_IS_TYPE(requires_grad.ptr(), &PyGetSetDescr_Type) || !Py_IS_TYPE(is_neg.ptr(), &PyMethodDescr_Type))
         return false;
     PyMethodDef* method = reinterpret_cast<PyMethodDescrObject*>(is_neg.ptr())->d_method;

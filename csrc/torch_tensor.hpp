@@ -2,12 +2,16 @@
 // that torch publishes at `torch.Tensor.__dlpack_c_exchange_api__` (DLPack 1.2 and later, torch 2.10 and later).
 #pragma once
 
-#include <pybind11/pybind11.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
 namespace pcl {
+
+using Given = std::optional<nanobind::handle>;  // an argument of any kind; nothing for None
 
 // DLPack's DLTensor; the layout is fixed by that standard.
 struct TensorView {
@@ -33,7 +37,7 @@ struct TensorView {
 };
 
 // Tells whether torch has the table, and keeps it. To be called once, with torch.Tensor and torch.nn.Parameter.
-bool use_torch(pybind11::handle tensor, pybind11::handle parameter);
+bool use_torch(nanobind::handle tensor, nanobind::handle parameter);
 
 // True where `object` is an ordinary CPU tensor (no subclass but Parameter) of a dtype that the kernels know, and does
 // not require grad where that is refused. No Python error is left behind.

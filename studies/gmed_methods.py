@@ -22,6 +22,7 @@ from pcl import (
 )
 from studies.gmed_benchmarks import BENCHMARKS
 from studies.gss_by_batches import GSSByBatches
+from studies.updates_per_batch import GSSOncePerBatch, InTurn, ReservoirOncePerBatch
 
 BATCH = 10
 LEARNING_RATE = 0.05
@@ -80,6 +81,10 @@ def _bgd(run: Run, **more: float) -> dict[str, Any]:
     return {"optimizer": partial(BGD, samples=BATCH, seed=run.seed, **more)}
 
 
+def _in_turn(run: Run, memory: Callable[[int, int], Any]) -> dict[str, Any]:
+    return _replay(weighting=InTurn(), gradients_over="all", memory=memory(MEMORY, UPDATES[run.method]))
+
+
 Compose = Callable[[Run], dict[str, Any]]
 """What the trainer is given for a run."""
 
@@ -121,6 +126,10 @@ VARIANTS: dict[str, Compose] = {
     "GSS-Greedy, compared with 3": lambda run: _replay(memory=GSSGreedy(MEMORY, compared=3)),
     "GSS-Greedy, compared with 100": lambda run: _replay(memory=GSSGreedy(MEMORY, compared=100)),
     "GSS-Greedy of the released code": lambda run: _replay(memory=GSSByBatches(MEMORY)),
+    "GSS-Greedy of the released code, memory in turn": lambda run: _in_turn(run, GSSOncePerBatch),
+    "GSS-Greedy of the released code, 3 times in turn": lambda run: _in_turn(run, GSSOncePerBatch),
+    "ER, memory in turn": lambda run: _in_turn(run, ReservoirOncePerBatch),
+    "ER, 3 times in turn": lambda run: _in_turn(run, ReservoirOncePerBatch),
     "MIR of other tasks": lambda run: _replay(retrieval=_mir(finished_only=True)),
     "MIR of other tasks + GMED": lambda run: _mir_gmed(run, _mir(finished_only=True)),
     "MIR + GMED, stride 1": lambda run: _mir_gmed(run, stride=1.0),
@@ -136,6 +145,12 @@ VARIANTS: dict[str, Compose] = {
 OWN_CLASSES = ("HAL", "HAL with a reservoir")  # anchors belong to the classes of a task, so that it has to be told them
 
 PASSES = {"iid offline": 5, "iid offline, 20 passes": 20}  # over the images, of others than one
+
+UPDATES = {  # on every batch, of others than one
+    f"{method}, {turns} in turn": updates
+    for method in ("GSS-Greedy of the released code", "ER")
+    for turns, updates in (("memory", 2), ("3 times", 6))
+}
 
 ONE_DRAW = ("iid online, one draw of images and order",)  # whatever the seed, which chooses the first weights alone
 

@@ -34,6 +34,7 @@ from pcl import MLP, Batches, ContinualModel, Stream, Trainer
 from pcl.data.images import ImageData
 from pcl.data.load import load_images
 from pcl.randomness import seeded
+from pcl.streams.stream import Batch
 from pcl.training.evaluation import accuracy
 from studies.gmed_benchmarks import BENCHMARKS, Task
 from studies.gmed_methods import (
@@ -45,11 +46,13 @@ from studies.gmed_methods import (
     OWN_CLASSES,
     PASSES,
     TUNED,
+    UPDATES,
     VARIANTS,
     Run,
 )
 from studies.gmed_report import by_seed, draw, overview, report
 from studies.runs import complete, finished, key_of
+from studies.updates_per_batch import repeated
 
 RESULTS = Path(__file__).parent / "results" / "gmed_table"
 GRID = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)  # of strides, in the paper
@@ -69,7 +72,9 @@ def streams(run: Run, tasks: Sequence[Task]) -> list[Stream]:
         ]
     found, start = [], 0
     for task in tasks:
-        batches = Batches(task.x, task.y, BATCH, seed=drawn(run), name=task.name)
+        batches: Batches | list[Batch] = Batches(task.x, task.y, BATCH, seed=drawn(run), name=task.name)
+        if run.method in UPDATES:
+            batches = repeated(batches, UPDATES[run.method])
         told = run.head == "growing" or run.method in OWN_CLASSES
         classes = task.y.unique().tolist() if told else range(10)
         epochs = PASSES.get(run.method, 1)
