@@ -38,10 +38,22 @@ def buffers(root: nn.Module) -> list[Tensor]:
     return list({id(b): b for m in modules(root) for b in m._buffers.values() if b is not None}.values())
 
 
+def first(root: nn.Module, *, trainable: bool = False) -> nn.Parameter | None:
+    """The first of :func:`parameters` or of :func:`trainable`, None where there is none."""
+    for p in root._parameters.values():
+        if p is not None and (p.requires_grad or not trainable):
+            return p
+    for part in root._modules.values():
+        found = None if part is None else first(part, trainable=trainable)
+        if found is not None:
+            return found
+    return None
+
+
 def like(root: nn.Module) -> Tensor:
     """The first parameter, whose dtype and device new tensors take; an empty tensor where there is none."""
-    first = next((p for m in modules(root) for p in m._parameters.values() if p is not None), None)
-    return torch.empty(0) if first is None else first
+    found = first(root)
+    return torch.empty(0) if found is None else found
 
 
 def weight_and_bias(layer: nn.Linear) -> tuple[nn.Parameter, nn.Parameter | None]:

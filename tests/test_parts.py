@@ -17,4 +17,8 @@ def test_shared_frozen_and_missing_parts_in_the_order_of_pytorch() -> None:
         assert list(map(id, ours(root))) == list(map(id, theirs()))
     assert list(map(id, parts.trainable(root))) == [id(p) for p in root.parameters() if p.requires_grad]
     assert parts.like(root) is next(root.parameters())
+    assert parts.first(root[0][0], trainable=True) is root[0][0].weight
+    root[0][0].weight.requires_grad_(False)
+    assert parts.first(root, trainable=True) is root[0][1].weight
+    assert parts.first(root.requires_grad_(False), trainable=True) is None
     assert parts.like(nn.Sequential()).dtype == torch.get_default_dtype()

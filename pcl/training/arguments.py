@@ -2,14 +2,12 @@
 
 from typing import TYPE_CHECKING, get_args
 
-from torch import nn
-
+from pcl import parts
 from pcl.gradients.task_gradients import Strategy
 from pcl.losses.base import FollowsPath, LooksAhead
 from pcl.memory.generative import GenerativeMemory
 from pcl.models.continual import ContinualModel
 from pcl.models.growth.growing import GrowingModel
-from pcl.parts import parameters
 from pcl.streams.sampling import TaskSampling
 from pcl.training.beside_growth import check_growing, check_growing_optimizer
 from pcl.training.bgd import BGD
@@ -31,18 +29,16 @@ def check_model(model: object) -> None:
     check_trainable(model)
 
 
-def check_trainable(model: ContinualModel) -> list[nn.Parameter]:
-    """The parameters of a backbone, not all of which are frozen.
+def check_trainable(model: ContinualModel) -> None:
+    """Refuse a backbone all of whose parameters are frozen.
 
     Raises:
         ValueError: if they are.
     """
-    found = parameters(model.backbone)
-    if not any(p.requires_grad for p in found):
+    if parts.first(model.backbone, trainable=True) is None:
         raise ValueError(
             "trainer: the backbone has no trainable parameter, so that no task gradients exist; unfreeze at least one"
         )
-    return found
 
 
 def check_arguments(trainer: "Trainer") -> None:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from pcl import parts
 from pcl.memory.base import Prepares
 from pcl.streams.stream import Batch, Stream
 from pcl.training.arguments import check_trainable
@@ -18,8 +19,9 @@ def next_batches(trainer: "Trainer") -> tuple[dict[str, list[Batch]], dict[str, 
 
     Streams that are over or dry end here, those that come first begin.
     """
-    like = check_trainable(trainer.model)[0]
     model, active, shape = trainer.model, trainer.active, trainer._shape
+    check_trainable(model)
+    like = parts.like(model.backbone)
     drawn = _drawn(trainer, active)
     batches: dict[str, list[Batch]] = {}
     faults: dict[str, Tensor | None] = {}
