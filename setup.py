@@ -185,9 +185,9 @@ class BuildExtension(build_ext):
             Unit(src, obj, [*cxx, *flags, *defines, *extra, *includes, "-c", str(src), "-o", str(obj)])
             for src, obj, extra in cpp_units(tmp, facts)
         ]
-        runtime = Path(nanobind.source_dir())  # nanobind's own code; it has no other build than CMake's or by hand
-        src, obj = runtime / "nb_combined.cpp", tmp / "nanobind.o"
-        own = [f"-I{runtime.parent / 'ext' / 'robin_map' / 'include'}", "-fno-strict-aliasing", "-DNDEBUG"]
+        home = Path(nanobind.include_dir()).parent
+        src, obj = home / "src" / "nb_combined.cpp", tmp / "nanobind.o"  # its own code, which it builds by CMake alone
+        own = [f"-I{home / 'ext' / 'robin_map' / 'include'}", "-fno-strict-aliasing", "-DNDEBUG"]
         units.append(Unit(src, obj, [*cxx, *flags, *own, *includes, "-c", str(src), "-o", str(obj)]))
         if nvcc:
             gpu = [nvcc, "-O3", "-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden", f"-I{CSRC}"]

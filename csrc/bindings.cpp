@@ -74,6 +74,7 @@ static int pcl_cuda_device_count() { return 0; }
 #endif
 
 NB_MODULE(_C, m) {
+    nb::set_leak_warnings(false);  // what a process still holds when it ends is its own affair
     m.doc() = "Compiled kernels of pcl_kernels on raw addresses. Not for direct use.";
     pcl::register_build_facts(m);
     m.def("cuda_device_count", &pcl_cuda_device_count);
