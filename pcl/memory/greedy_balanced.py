@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pcl.devices import to_device
 from pcl.memory.base import Seen, Table
+from pcl.memory.placement import Placement
 
 Owner = tuple[int, int]
 """Index of a task, and a class of it."""
@@ -76,12 +76,12 @@ class GreedyBalanced(Table):
         return row
 
     def _write(self, sample_at: dict[int, int], filled: int, x: Tensor, y: Tensor, owner: int) -> None:
-        rows, samples = (to_device(torch.tensor(list(part)), x.device) for part in (sample_at, sample_at.values()))
-        x = x.index_select(0, samples)
-        for name in ("x", "original") if self.keep_original else ("x",):
-            self._room[name].index_copy_(0, rows, x)
-        self._room["y"].index_copy_(0, rows, y.index_select(0, samples))
-        self._room["task"].index_fill_(0, rows, owner)
+        placement = Placement(sample_at)
+        placement.fill(self._room["task"], owner)
+        placement.put(self._room["x"], x)
+        placement.put(self._room["y"], y)
+        if self.keep_original:
+            placement.put(self._room["original"], x)
         self._show(filled)
 
     def commit(self, task: str) -> None:

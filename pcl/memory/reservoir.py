@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pcl.devices import to_device
 from pcl.memory.algorithm_r import places
 from pcl.memory.base import Seen, Table
 from pcl.memory.on_disk import on_disk
+from pcl.memory.placement import Placement
 
 
 class ReservoirMemory(Table):
@@ -92,11 +92,10 @@ class ReservoirMemory(Table):
         if logits is not None:
             self._widen(logits.shape[1])  # now, and not with the first of these that is kept: a CUDA graph reads them
         count = y.shape[0]
-        row_at = places(self.seen, count, self.capacity, draws)
+        sample_at = places(self.seen, count, self.capacity, draws)
         self.seen += count
-        if row_at:
-            rows, source = torch.tensor(list(row_at)), torch.tensor(list(row_at.values()))
-            self._write(rows, source, x, y, self.names.index(task), logits)
+        if sample_at:
+            self._write(Placement(sample_at), x, y, self.names.index(task), logits)
 
     def commit(self, task: str) -> None:
         """Nothing: what is stored of a task has been there since it was seen."""
@@ -194,19 +193,18 @@ class ReservoirMemory(Table):
             return on_disk(self.storage, shape, x.dtype)
         return x.new_empty(shape, device=self.storage)
 
-    def _write(self, rows: Tensor, source: Tensor, x: Tensor, y: Tensor, owner: int, logits: Tensor | None) -> None:
-        if self._owner is not self._room["task"]:
-            self._owner.index_fill_(0, rows, owner)
-        home = self._room["x"].device
-        rows_there, rows, source = to_device(rows, home), to_device(rows, y.device), to_device(source, y.device)
-        x = to_device(x.index_select(0, source), home)
-        for name in ("x", "original") if self.keep_original else ("x",):
-            self._room[name].index_copy_(0, rows_there, x)
-        self._room["y"].index_copy_(0, rows, y.index_select(0, source))
-        self._room["task"].index_fill_(0, rows, owner)
+    def _write(self, placement: Placement, x: Tensor, y: Tensor, owner: int, logits: Tensor | None) -> None:
+        room = self._room
+        if self._owner is not room["task"]:
+            placement.fill(self._owner, owner)
+        placement.fill(room["task"], owner)
+        placement.put(room["x"], x)
+        placement.put(room["y"], y)
+        if self.keep_original:
+            placement.put(room["original"], x)
         if logits is not None:
-            new = self._padded(logits.index_select(0, source))
-            self._room["logits"].index_copy_(0, rows, new)
+            new = self._padded(logits)
+            placement.put(room["logits"], new)
         if len(self) < self.capacity:
             self._show()
 
