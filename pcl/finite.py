@@ -23,7 +23,7 @@ def _total(t: Tensor) -> float:
 def all_finite(tensors: Sequence[Tensor | None]) -> Tensor:
     """Whether every value is finite, a bool tensor; without a wait for a GPU."""
     present = [t for t in tensors if t is not None and t.numel()]
-    if not present or all(t.device.type == "cpu" for t in present):
+    if not present or all(t.is_cpu for t in present):
         return torch.tensor(finite_on_cpu(present))
     largest = torch._foreach_norm(present, torch.inf)
     return torch.isfinite(torch.stack([norm.double() for norm in largest])).all()

@@ -30,7 +30,8 @@ def parameters(root: nn.Module) -> list[nn.Parameter]:
 
 def trainable(root: nn.Module) -> list[nn.Parameter]:
     """Those of them that are not frozen."""
-    return [p for p in parameters(root) if p.requires_grad]
+    own = [m._parameters for m in modules(root)]
+    return list({id(p): p for some in own for p in some.values() if p is not None and p.requires_grad}.values())
 
 
 def buffers(root: nn.Module) -> list[Tensor]:

@@ -41,7 +41,7 @@ def seeded(seed: int, *names: object) -> Iterator[None]:
 
 def global_generators(device: torch.device) -> list[Tensor]:
     """States of torch's global generators that layers such as dropout draw from: CPU, and the model's GPU."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+    return [torch.default_generator.get_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def set_global_generators(states: list[Tensor], device: torch.device) -> None:

@@ -163,7 +163,7 @@ def differs(a: Gradient, b: Gradient, tolerance: float) -> bool:
 def fills_the_caches(root: nn.Module | None, inputs: Mapping[str, Any]) -> bool:
     """Whether every task's batch alone keeps a CPU busy with convolutions, as measured in bench/steps.py."""
     batches = list(inputs.values())
-    if root is None or not all(isinstance(x, Tensor) and x.dim() and x.device.type == "cpu" for x in batches):
+    if root is None or not all(isinstance(x, Tensor) and x.dim() and x.is_cpu for x in batches):
         return False
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return sum(map(len, batches)) > _SMALL_BATCH * len(batches) and any(

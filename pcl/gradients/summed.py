@@ -67,7 +67,7 @@ class SummedLoss:
             weights: ``(k,)``.
         """
         if self._others:
-            on_cpu = weights.device.type == "cpu"  # elsewhere a look at them would be a wait
+            on_cpu = weights.is_cpu  # elsewhere a look at them would be a wait
             if not on_cpu or set(weights.tolist()) != {1.0}:
                 self._weigh(weights.unbind())
             total = self._values.sum()

@@ -184,7 +184,7 @@ class ReservoirMemory(Table):
             self._room["logits"] = torch.empty((self.capacity, 0), dtype=x.dtype, device=x.device)
         for name in self.numbers:
             self._room[name] = torch.empty(self.capacity, dtype=torch.float64, device=x.device)
-        on_cpu = x.device.type == "cpu"
+        on_cpu = x.is_cpu
         self._owner = self._room["task"] if on_cpu else torch.empty(self.capacity, dtype=torch.int64)
 
     def _room_for(self, x: Tensor) -> Tensor:

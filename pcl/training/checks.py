@@ -48,7 +48,7 @@ def check_batch(
             f"{name}: expected samples of shape {tuple(shape)} as in earlier batches, got {tuple(of_x[1:])}"
         )
     x, y = x.detach(), y.to(torch.int64)
-    if x.device.type != "cpu" or y.device.type != "cpu":
+    if not (x.is_cpu and y.is_cpu):
         foreign = (y[:, None] != stream.class_numbers(y.device)).all(dim=1)
         return x, y, torch.stack([foreign.any().to(x.device), ~all_finite([x]).to(x.device)])
     labels = y.tolist()
