@@ -59,8 +59,7 @@ bool reads(nanobind::handle tensor, TensorView& t) {
 
 // The layers, if x, weights, biases and the tensors behind every layer fit together, and the kernels read them where
 // they are, x perhaps after a copy. What is None is not looked at; `at` gets where those behind the layers are.
-std::optional<MlpLayers> layers_of(const Given& x, const Given& weights,
-                                   const Given& biases, const Given& behind,
+std::optional<MlpLayers> layers_of(const Given& x, const Given& weights, const Given& biases, const Given& behind,
                                    const Given& scale, TensorView& of_x, std::vector<float*>* at = nullptr) {
     if (!x || !view(x->ptr(), false, of_x) || of_x.dims != 2 || of_x.dtype() != f32 || of_x.elements() == 0) return {};
     if (!of_x.data || negated(x->ptr())) return {};
@@ -95,14 +94,14 @@ int threads_for(const MlpLayers& of, int most) {
 }  // namespace
 
 void register_mlp(nanobind::module_& m) {
-    m.def("mlp_fits", [](const Given& x, const Given& weights, const Given& biases,
-                         const Given& behind, const Given& scale) {
+    m.def("mlp_fits", [](const Given& x, const Given& weights, const Given& biases, const Given& behind,
+                         const Given& scale) {
         TensorView of_x;
         return layers_of(x, weights, biases, behind, scale, of_x).has_value();
     });
     // losses (rows,), dx like x or null; whether every label is a column, nothing where the operands do not fit
-    m.def("mlp_rows", [](const Given& x, const Given& weights, const Given& biases,
-                         Address labels, Address losses, Address dx, int threads) -> std::optional<bool> {
+    m.def("mlp_rows", [](const Given& x, const Given& weights, const Given& biases, Address labels, Address losses,
+                         Address dx, int threads) -> std::optional<bool> {
         TensorView of_x;
         const auto layers = layers_of(x, weights, biases, {}, {}, of_x);
         if (!layers || !of_x.contiguous()) return {};
@@ -112,10 +111,9 @@ void register_mlp(nanobind::module_& m) {
                     floats(losses), floats(dx), threads_for(*layers, threads));
     });
     // h: room for the results of every layer, the logits last; gives what mlp_rows gives
-    m.def("mlp_losses", [](const Given& x, const Given& weights, const Given& biases,
-                           Address labels, const std::vector<Size>& blocks, const std::vector<float>& factors,
-                           const Given& h, Address losses, Address of_logits,
-                           int threads) -> std::optional<bool> {
+    m.def("mlp_losses", [](const Given& x, const Given& weights, const Given& biases, Address labels,
+                           const std::vector<Size>& blocks, const std::vector<float>& factors, const Given& h,
+                           Address losses, Address of_logits, int threads) -> std::optional<bool> {
         TensorView of_x;
         std::vector<float*> at;
         const auto layers = layers_of(x, weights, biases, h, {}, of_x, &at);
@@ -128,9 +126,8 @@ void register_mlp(nanobind::module_& m) {
     });
     // h: the results of every layer but the last, then the gradient of the logits; `to` like weights and biases, or None
     // for these themselves. Nothing where the operands do not fit, false where a gradient could be out of range.
-    m.def("mlp_descend", [](const Given& x, const Given& weights, const Given& biases,
-                            const Given& h, const Given& scale, float rate,
-                            const Given& to_weights, const Given& to_biases,
+    m.def("mlp_descend", [](const Given& x, const Given& weights, const Given& biases, const Given& h,
+                            const Given& scale, float rate, const Given& to_weights, const Given& to_biases,
                             int threads) -> std::optional<bool> {
         TensorView of_x, of_scale, again;
         std::vector<float*> at;
