@@ -173,8 +173,11 @@ class Table(ABC):
 
     def take(self, index: Tensor) -> MemoryBatch:
         """The samples at ``index`` ``(B,)`` int64, on the CPU or on the device of y, to which those of x come too."""
-        x = to_device(self.x.index_select(0, to_device(index, self.x.device)), self.y.device)
-        index = to_device(index, self.y.device)
+        if self.x.is_cpu and self.y.is_cpu:
+            x = self.x.index_select(0, index)
+        else:
+            x = to_device(self.x.index_select(0, to_device(index, self.x.device)), self.y.device)
+            index = to_device(index, self.y.device)
         y, task = (part.index_select(0, index) for part in (self.y, self.task))
         logits = self.logits.index_select(0, index) if self.keep_logits else None
         return MemoryBatch(x, y, task, self.names, index, logits=logits)
