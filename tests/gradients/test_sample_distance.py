@@ -184,6 +184,29 @@ def test_a_way_that_stops_being_right_is_left() -> None:
         assert torch.allclose(gradient(plain), WAYS["loop"](plain), rtol=1e-9)
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_a_way_that_differs_is_judged_in_float64(right: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = make_problem("batch norm 2d")
+    model = problem.model.float()
+    before = [(t, t.clone(), t.data_ptr()) for t in (*model.parameters(), *model.buffers())]
+    direction = [None if d is None else d.float() for d in problem.direction]
+    problem = replace(problem, x=problem.x.float(), direction=direction)
+    sweep = WAYS["sweep"]
+
+    def on_the_other_side_of_a_kink(problem: Problem) -> Tensor:
+        found = sweep(problem)
+        found[1] *= 1.03 if found.dtype == torch.float32 or not right else 1
+        return found
+
+    monkeypatch.setitem(WAYS, "sweep", on_the_other_side_of_a_kink)
+    gradient = DistanceGradient()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = gradient(problem)
+    assert torch.equal(found, on_the_other_side_of_a_kink(problem)) == right
+    assert all(torch.equal(t, was) and t.data_ptr() == at for t, was, at in before)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_way_can_be_asked_for(way: Way) -> None:
     problem = make_problem("batch norm 2d")

@@ -43,7 +43,7 @@ def test_samples_as_they_lie(lies: str) -> None:
 def test_another_dtype_is_refused_and_changes_nothing() -> None:
     column = torch.randn(8, 3)
     before = column.clone()
-    with pytest.raises(RuntimeError, match="same dtype|dtype"):
+    with pytest.raises(RuntimeError, match="dtype"):
         Placement(SAMPLE_AT).put(column, torch.randn(5, 3, dtype=torch.float64))
     assert torch.equal(column, before)
 
