@@ -81,8 +81,16 @@ def _bgd(run: Run, **more: float) -> dict[str, Any]:
     return {"optimizer": partial(BGD, samples=BATCH, seed=run.seed, **more)}
 
 
-def _in_turn(run: Run, memory: Callable[[int, int], Any]) -> dict[str, Any]:
-    return _replay(weighting=InTurn(), gradients_over="all", memory=memory(MEMORY, UPDATES[run.method]))
+TURNS = {"memory in turn": 2, "2 times in turn": 4, "3 times in turn": 6}
+
+
+def updates(run: Run) -> int:
+    """On every batch."""
+    return TURNS.get(run.method.rpartition(", ")[2], 1)
+
+
+def _in_turn(memory: Callable[[int, int], Any], run: Run) -> dict[str, Any]:
+    return _replay(weighting=InTurn(), gradients_over="all", memory=memory(MEMORY, updates(run)))
 
 
 Compose = Callable[[Run], dict[str, Any]]
@@ -126,10 +134,8 @@ VARIANTS: dict[str, Compose] = {
     "GSS-Greedy, compared with 3": lambda run: _replay(memory=GSSGreedy(MEMORY, compared=3)),
     "GSS-Greedy, compared with 100": lambda run: _replay(memory=GSSGreedy(MEMORY, compared=100)),
     "GSS-Greedy of the released code": lambda run: _replay(memory=GSSByBatches(MEMORY)),
-    "GSS-Greedy of the released code, memory in turn": lambda run: _in_turn(run, GSSOncePerBatch),
-    "GSS-Greedy of the released code, 3 times in turn": lambda run: _in_turn(run, GSSOncePerBatch),
-    "ER, memory in turn": lambda run: _in_turn(run, ReservoirOncePerBatch),
-    "ER, 3 times in turn": lambda run: _in_turn(run, ReservoirOncePerBatch),
+    **{f"GSS-Greedy of the released code, {turns}": partial(_in_turn, GSSOncePerBatch) for turns in TURNS},
+    **{f"ER, {turns}": partial(_in_turn, ReservoirOncePerBatch) for turns in TURNS},
     "MIR of other tasks": lambda run: _replay(retrieval=_mir(finished_only=True)),
     "MIR of other tasks + GMED": lambda run: _mir_gmed(run, _mir(finished_only=True)),
     "MIR + GMED, stride 1": lambda run: _mir_gmed(run, stride=1.0),
@@ -145,12 +151,6 @@ VARIANTS: dict[str, Compose] = {
 OWN_CLASSES = ("HAL", "HAL with a reservoir")  # anchors belong to the classes of a task, so that it has to be told them
 
 PASSES = {"iid offline": 5, "iid offline, 20 passes": 20}  # over the images, of others than one
-
-UPDATES = {  # on every batch, of others than one
-    f"{method}, {turns} in turn": updates
-    for method in ("GSS-Greedy of the released code", "ER")
-    for turns, updates in (("memory", 2), ("3 times", 6))
-}
 
 ONE_DRAW = ("iid online, one draw of images and order",)  # whatever the seed, which chooses the first weights alone
 

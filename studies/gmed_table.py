@@ -46,9 +46,9 @@ from studies.gmed_methods import (
     OWN_CLASSES,
     PASSES,
     TUNED,
-    UPDATES,
     VARIANTS,
     Run,
+    updates,
 )
 from studies.gmed_report import by_seed, draw, overview, report
 from studies.runs import complete, finished, key_of
@@ -73,8 +73,8 @@ def streams(run: Run, tasks: Sequence[Task]) -> list[Stream]:
     found, start = [], 0
     for task in tasks:
         batches: Batches | list[Batch] = Batches(task.x, task.y, BATCH, seed=drawn(run), name=task.name)
-        if run.method in UPDATES:
-            batches = repeated(batches, UPDATES[run.method])
+        if updates(run) > 1:
+            batches = repeated(batches, updates(run))
         told = run.head == "growing" or run.method in OWN_CLASSES
         classes = task.y.unique().tolist() if told else range(10)
         epochs = PASSES.get(run.method, 1)
