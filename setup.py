@@ -172,6 +172,8 @@ class BuildExtension(build_ext):
         flags = ["-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno"]
         flags += ["-Wall", "-Wextra", *debug, *shlex.split(os.environ.get("CXXFLAGS", ""))]
         includes = [f"-I{d}" for d in (CSRC, *include_dirs(), nanobind.include_dir())]
+        # a domain of our own shares nothing with other extensions; of another version, everything is built anew
+        flags += ["-DNB_DOMAIN=pcl_kernels", f"-DPCL_NANOBIND={nanobind.__version__}"]
 
         facts = {
             "PCL_BUILD_COMPILER": first_line([*cxx, "--version"]),
@@ -186,7 +188,7 @@ class BuildExtension(build_ext):
             for src, obj, extra in cpp_units(tmp, facts)
         ]
         home = Path(nanobind.include_dir()).parent
-        src, obj = home / "src" / "nb_combined.cpp", tmp / "nanobind.o"  # its own code, which it builds by CMake alone
+        src, obj = home / "src" / "nb_combined.cpp", tmp / "nanobind.o"  # all of its own code
         own = [f"-I{home / 'ext' / 'robin_map' / 'include'}", "-fno-strict-aliasing", "-DNDEBUG"]
         units.append(Unit(src, obj, [*cxx, *flags, *own, *includes, "-c", str(src), "-o", str(obj)]))
         if nvcc:

@@ -227,7 +227,7 @@ class DistanceGradient:
         expected, found = by_loop(two), WAYS[name](two)
         if not torch.isfinite(expected).all() or not expected.any():
             return  # says nothing about the way; the next batch may
-        if not (_same(found, expected) or _same_in_double(name, two)):
+        if not (_same(found, expected) or (_near(found, expected) and _same_in_double(name, two))):
             raise UncoveredError("other numbers than the loop's (samples share rows, or a weight is used twice)")
         verified.add(name)
 
@@ -236,14 +236,20 @@ def _same(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).norm() <= torch.finfo(found.dtype).eps ** 0.5 * expected.norm())
 
 
+def _near(found: Tensor, expected: Tensor) -> bool:
+    return bool((found - expected).norm() <= 0.1 * expected.norm())
+
+
 def _same_in_double(name: Way, problem: Problem) -> bool:
     """Where rounding decides whether a ReLU lets a neuron through, both sides of the kink are right, and far apart."""
     direction = [None if d is None else d.double() for d in problem.direction]
     with _in_double(problem.model):
-        exact = replace(problem, x=problem.x.double(), direction=direction)
+        exact = replace(problem, x=problem.x[problem.rows].double(), direction=direction)
         try:
             return _same(WAYS[name](exact), by_loop(exact))
-        except RuntimeError:  # a model that knows no float64
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError):  # a model that knows no float64
             return False
 
 

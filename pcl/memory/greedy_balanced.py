@@ -77,11 +77,9 @@ class GreedyBalanced(Table):
 
     def _write(self, sample_at: dict[int, int], filled: int, x: Tensor, y: Tensor, owner: int) -> None:
         placement = Placement(sample_at)
+        placement.put(x, *(self._room[name] for name in ("x", "original") if name in self._room))
+        placement.put(y, self._room["y"])
         placement.fill(self._room["task"], owner)
-        placement.put(self._room["x"], x)
-        placement.put(self._room["y"], y)
-        if self.keep_original:
-            placement.put(self._room["original"], x)
         self._show(filled)
 
     def commit(self, task: str) -> None:

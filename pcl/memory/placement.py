@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from pcl.devices import to_device
 
@@ -26,18 +27,24 @@ class Placement:
         self._samples = np.fromiter(sample_at.values(), np.int64, count)
         self._there: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
-    def put(self, column: Tensor, values: Tensor) -> None:
-        """Samples of a batch ``(B, ...)`` into a column ``(n, ...)`` of the same dtype, perhaps on another device."""
-        if column.is_cpu and values.is_cpu and column.dtype == values.dtype:
-            _array(column)[self._rows] = _array(values)[self._samples]
+    def put(self, values: Tensor, *columns: Tensor) -> None:
+        """Samples of a batch ``(B, ...)`` into columns ``(n, ...)`` of the same dtype, which share a device."""
+        column = columns[0]
+        if column.is_cpu and values.is_cpu and column.dtype == values.dtype and column.shape[1:] == values.shape[1:]:
+            samples = _array(values)[self._samples]
+            for column in columns:
+                _array(column)[self._rows] = samples
+            increment_version(columns)
         else:
-            found = values.index_select(0, self._on(values.device)[1])
-            column.index_copy_(0, self._on(column.device)[0], to_device(found, column.device))
+            found = to_device(values.index_select(0, self._on(values.device)[1]), column.device)
+            for column in columns:
+                column.index_copy_(0, self._on(column.device)[0], found)
 
     def fill(self, column: Tensor, value: int) -> None:
         """The same value for all of them."""
-        if column.is_cpu:
-            _array(column)[self._rows] = value
+        if column.is_cpu and column.dtype == torch.int64:
+            column.numpy()[self._rows] = value
+            increment_version(column)
         else:
             column.index_fill_(0, self._on(column.device)[0], value)
 
@@ -50,4 +57,6 @@ class Placement:
 
 def _array(column: Tensor) -> NDArray[Any]:
     """The tensor for numpy, which knows no bfloat16."""
-    return (column.view(torch.int16) if column.dtype == torch.bfloat16 else column).numpy(force=True)
+    if column.dtype == torch.bfloat16:
+        column = column.resolve_neg().view(torch.int16)
+    return column.numpy(force=True)

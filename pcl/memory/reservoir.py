@@ -195,16 +195,14 @@ class ReservoirMemory(Table):
 
     def _write(self, placement: Placement, x: Tensor, y: Tensor, owner: int, logits: Tensor | None) -> None:
         room = self._room
-        if self._owner is not room["task"]:
-            placement.fill(self._owner, owner)
-        placement.fill(room["task"], owner)
-        placement.put(room["x"], x)
-        placement.put(room["y"], y)
-        if self.keep_original:
-            placement.put(room["original"], x)
+        placement.put(x, *(room[name] for name in ("x", "original") if name in room))
+        placement.put(y, room["y"])
         if logits is not None:
             new = self._padded(logits)
-            placement.put(room["logits"], new)
+            placement.put(new, room["logits"])
+        placement.fill(room["task"], owner)
+        if self._owner is not room["task"]:
+            placement.fill(self._owner, owner)
         if len(self) < self.capacity:
             self._show()
 

@@ -213,9 +213,7 @@ class ContinualModel(nn.Module):
         first, count = columns[0], len(columns)
         if columns == tuple(range(first, first + count)):
             at = (y - first if first else y).to(torch.int64)
-            if at.is_cpu:  # there labels have been looked at
-                return at
-            return at.clamp(0, count - 1)  # one that is yet to be refused must not lead out of the table
+            return at.clamp(0, count - 1)  # a label that is yet to be refused must not lead out of the table
         return self.hit(y, task).to(torch.int8).argmax(dim=1)
 
     def forward(self, x: Tensor, task: str) -> Tensor:

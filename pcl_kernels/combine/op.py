@@ -93,7 +93,7 @@ def _usual(grads: Any, weights: Any, out: Any, accumulate: bool) -> Tensor | lis
     operands = _C.read(grads, (sums,), refuse_grad, refuse_grad)
     if operands is None or operands.listed == isinstance(sums, Tensor):
         return None
-    if not _C.combine(operands, weights, accumulate, torch.get_num_threads()):
+    if not _C.combine(operands, weights, bool(accumulate), torch.get_num_threads()):
         return None
     if out is not None:
         increment_version(sums)
@@ -165,7 +165,7 @@ def _cpu_into(
         for p in range(0, len(tensors), tasks)
     ]
     found = operands(tensors, tasks, targets)
-    _C.combine(found.compiled, weights.tolist(), accumulate, torch.get_num_threads())
+    _C.combine(found.compiled, weights.tolist(), bool(accumulate), torch.get_num_threads())
     found.write_back()
 
 

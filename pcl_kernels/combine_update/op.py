@@ -53,7 +53,7 @@ def combine_sgd_(
         raise ValueError(f"{op}: nesterov needs momentum > 0 and dampening = 0; got {momentum} and {dampening}")
     if momentum and momentum_buffers is None:
         raise ValueError(f"{op}: momentum {momentum} needs momentum_buffers, one per parameter; got None")
-    settings = (float(lr), float(momentum), float(dampening), float(weight_decay), nesterov, first_step)
+    settings = (float(lr), float(momentum), float(dampening), float(weight_decay), bool(nesterov), bool(first_step))
     written = (params, momentum_buffers) if momentum and momentum_buffers is not None else (params,)
     if _usual(_C.combine_sgd, written, grads, weights, settings):
         return
@@ -103,7 +103,7 @@ def combine_adamw_(
     if step < 1:
         raise ValueError(f"{op}: step counts from 1; got {step}")
     beta1, beta2 = betas
-    settings = (step, float(lr), float(beta1), float(beta2), float(eps), float(weight_decay), decoupled)
+    settings = (int(step), float(lr), float(beta1), float(beta2), float(eps), float(weight_decay), bool(decoupled))
     if _usual(_C.combine_adamw, (params, exp_avgs, exp_avg_sqs), grads, weights, settings):
         return
     task_gradients = read(grads, op)

@@ -75,7 +75,9 @@ def _cpu(logits: Tensor, stored: Tensor, factor: float, ignored: bool) -> tuple[
     now, then = (t if t.is_contiguous() and not t.is_neg() else t.resolve_neg().contiguous() for t in (logits, stored))
     rows, columns = now.shape
     results = loss.data_ptr(), slopes.data_ptr()
-    _C.logit_distance(rows, columns, then.shape[1], now.data_ptr(), then.data_ptr(), factor, ignored, *results)
+    _C.logit_distance(
+        rows, columns, then.shape[1], now.data_ptr(), then.data_ptr(), float(factor), bool(ignored), *results
+    )  # fmt: skip
     return loss, slopes
 
 

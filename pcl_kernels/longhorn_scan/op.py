@@ -164,7 +164,7 @@ def _run_scan(
     skip, initial = (None if t is None else t.resolve_neg().contiguous() for t in (skip, initial))
     sizes = sizes_of(x, k)
     _C.longhorn_scan(
-        *(sequences_of(x, cu_seqlens), sizes, DTYPES[x.dtype], logits, exact, reverse),
+        *(sequences_of(x, cu_seqlens), sizes, DTYPES[x.dtype], bool(logits), bool(exact), bool(reverse)),
         [strided(t, sizes.channels) for t in (x, beta, q, k, out)],
         (_at(skip), _at(initial), _at(kept)),
         final.data_ptr(),
@@ -200,7 +200,7 @@ def _backward_cpu(
     sums = x.new_empty((2, parts, *k.shape), dtype=state_dtype(x))
     skips = x.new_empty((len(sequences), x.shape[2]), dtype=state_dtype(x))
     _C.longhorn_backward(
-        *(sequences, sizes, DTYPES[x.dtype], logits, exact, reverse),
+        *(sequences, sizes, DTYPES[x.dtype], bool(logits), bool(exact), bool(reverse)),
         [strided(t, sizes.channels) for t in (x, beta, q, k, d_out)],
         (_at(skip), 0, kept.data_ptr()),
         [strided(t, sizes.channels) for t in (dx, d_beta, sums[0, 0], sums[1, 0])],

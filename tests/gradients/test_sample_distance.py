@@ -184,8 +184,12 @@ def test_a_way_that_stops_being_right_is_left() -> None:
         assert torch.allclose(gradient(plain), WAYS["loop"](plain), rtol=1e-9)
 
 
-@pytest.mark.parametrize("right", [True, False])
-def test_a_way_that_differs_is_judged_in_float64(right: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("factor", "in_double", "right"), [(1.03, 1, True), (1.03, 1.03, False), (torch.nan, 1, False), (2, 1, False)]
+)
+def test_a_way_that_differs_is_judged_in_float64(
+    factor: float, in_double: float, right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     problem = make_problem("batch norm 2d")
     model = problem.model.float()
     before = [(t, t.clone(), t.data_ptr()) for t in (*model.parameters(), *model.buffers())]
@@ -195,8 +199,7 @@ def test_a_way_that_differs_is_judged_in_float64(right: bool, monkeypatch: pytes
 
     def on_the_other_side_of_a_kink(problem: Problem) -> Tensor:
         found = sweep(problem)
-        found[1] *= 1.03 if found.dtype == torch.float32 or not right else 1
-        return found
+        return found * (factor if found.dtype == torch.float32 else in_double)
 
     monkeypatch.setitem(WAYS, "sweep", on_the_other_side_of_a_kink)
     gradient = DistanceGradient()

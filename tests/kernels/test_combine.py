@@ -312,3 +312,9 @@ def test_a_refused_call_leaves_out_untouched() -> None:
     with pytest.raises(ValueError, match="parameter 1"):
         combine([[X, X], [X, X]], [1.0, 1.0], out=out)
     assert torch.equal(out[0], torch.ones(2))
+
+
+def test_a_flag_may_be_a_number() -> None:
+    gradients, sums = torch.randn(2, 5), torch.ones(5)
+    found = combine(gradients, [0.5, 0.5], out=sums, accumulate=1)  # type: ignore[call-overload]
+    torch.testing.assert_close(found, 1 + gradients.mean(dim=0))

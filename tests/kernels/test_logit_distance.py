@@ -69,6 +69,7 @@ def test_a_sample_of_which_nothing_is_known_is_infinitely_far_or_adds_nothing(is
     assert logit_distance(now, then).loss == torch.inf
     loss, slopes = logit_distance(now, then, ignored=True)
     assert loss == 0.5
+    assert logit_distance(now, then, ignored=1).loss == 0.5
     assert torch.equal(slopes, torch.tensor([[0.0] * 3, [1 / 3] * 3]))
 
 

@@ -106,13 +106,6 @@ def test_columns_of_labels(classes: list[int], setting: str) -> None:
     assert m.column_of(y, "a").dtype == torch.int64
 
 
-def test_a_label_that_has_no_column_is_not_taken_for_another() -> None:
-    m = ContinualModel(MLP(6, [8]), 8, "class")
-    m.add_task("a", [2, 3, 4])
-    with pytest.raises(IndexError, match="out of bounds"):
-        m.losses(torch.rand(2, 6), torch.tensor([4, 5]), "a")
-
-
 def test_one_who_listens_to_every_module_is_seen() -> None:
     model = ContinualModel(MLP(4, [3]), 3, "class")
     model.add_task("a", [0, 1])
