@@ -1,4 +1,4 @@
-"""Accuracy of every method at both rates."""
+"""Accuracy of every method at both rates, or at the one that there is."""
 
 from __future__ import annotations
 
@@ -13,23 +13,27 @@ from pcl.report.style import DARK, LIGHT, Canvas, Look, legend, legend_height, p
 
 
 def accuracies(table: Table, *, look: Look | None = None) -> Figure:
-    """A of every method at both rates, with its standard deviation; one lane per method, the best on top."""
+    """A of every method at both rates, with its standard deviation; one lane per method, the best on top. Once where
+    every method's own rate is the given one."""
     look = look or Look()
     n = len(table.rows[0].own.by_case)
+    both = any(row.own.rate != table.given_rate for row in table.rows)
+    order = "the best at its own rate on top" if both else f"lr {table.given_rate:g}, the best on top"
     canvas = Canvas(
-        f"Average accuracy: {table.condition.title}",
-        f"Mean and standard deviation over {n} situations; the best at its own rate on top.",
-        look,
+        f"Average accuracy: {table.condition.title}", f"Mean and standard deviation over {n} situations; {order}.", look
     )
     names = [plain(row.method, 24) for row in table.rows]
-    kinds = [f"lr {table.given_rate:g} for all", "own learning rate"]
+    kinds = [f"lr {table.given_rate:g} for all", "own learning rate"] if both else []
     lane = 24.0 if len(names) <= 12 else 19.0
     left = 20 + max(text_width(name, look.text) for name in names) + 14
-    top, tall = canvas.top + legend_height(kinds, look), lane * len(names)
+    top, tall = canvas.top + (legend_height(kinds, look) if both else 0), lane * len(names)
     axes = canvas.axes(left, top, canvas.width - left - 26, tall)
     hues = DARK if look.dark else LIGHT
     handles = []
-    for offset, hue, face, of in ((0.17, hues[1], look.paper, _single), (-0.17, hues[0], hues[0], _own)):
+    series = [(-0.17 if both else 0.0, hues[0], hues[0], _own)]
+    if both:
+        series.insert(0, (0.17, hues[1], look.paper, _single))
+    for offset, hue, face, of in series:
         whole = [(i, of(row)) for i, row in enumerate(table.rows) if not of(row).errors]
         handles.append(
             axes.errorbar(
@@ -46,9 +50,15 @@ def accuracies(table: Table, *, look: Look | None = None) -> Figure:
         )
     low = axes.get_xlim()[0]
     for i, row in enumerate(table.rows):
-        for offset, of in ((0.17, _single), (-0.17, _own)):
+        for offset, _, _, of in series:
             if of(row).errors:
-                _text(axes, low, i + offset, "failed" if of(row) is row.single else "failed at its own rate", look)
+                _text(
+                    axes,
+                    low,
+                    i + offset,
+                    "failed" if of(row) is row.single or not both else "failed at its own rate",
+                    look,
+                )
     axes.set_xlim(left=low)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), names)
@@ -60,7 +70,8 @@ def accuracies(table: Table, *, look: Look | None = None) -> Figure:
     canvas.label_rows("method", top + tall / 2)
     height = top + tall + 46
     figure = canvas.finish(height)
-    legend(canvas, kinds, handles, canvas.top, height)
+    if both:
+        legend(canvas, kinds, handles, canvas.top, height)
     return figure
 
 

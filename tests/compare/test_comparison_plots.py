@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -62,6 +63,19 @@ def test_axes_are_named_and_methods_are_there() -> None:
     }
     for name, figure in figures(FEW, Look()).items():
         assert wanted[name] <= {text.get_text() for text in figure.findobj(Text)}, name
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_single_rate_is_shown_once(failing: bool) -> None:
+    plan = replace(FEW, rates=1)
+    results = fill(plan, diverging(1e-3) if failing else hill)
+    (table,) = make_tables(plan, results, {})
+    figure = plots.accuracies(table, look=Look())
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    assert any("lr 0.003, the best on top" in text for text in texts)
+    assert not any("own" in text for text in texts)
+    assert texts.count("failed") == failing
+    assert len(figure.axes[0].containers) == 1
 
 
 def test_failures_are_written_into_the_picture() -> None:
