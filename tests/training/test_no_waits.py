@@ -22,6 +22,7 @@ import pcl.losses.task_samples
 import pcl.memory.balanced_reservoir
 import pcl.memory.class_memory
 import pcl.memory.gss
+import pcl.memory.placement
 import pcl.training.intake
 import pcl.training.trainer
 import pcl.weighting.emgd
@@ -129,7 +130,7 @@ class Watch(TorchDispatchMode):
 def watched() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, Watch():
         moving = (pcl.weighting.fixed, pcl.weighting.gradvac, pcl.weighting.pcgrad, pcl.weighting.rlw)
-        memory = (pcl.memory.base, pcl.memory.class_memory, pcl.memory.reservoir, pcl.memory.retrieval)
+        memory = (pcl.memory.base, pcl.memory.class_memory, pcl.memory.placement, pcl.memory.retrieval)
         memory = (*memory, pcl.memory.balanced_reservoir, pcl.memory.gss)
         keeping = (pcl.losses.task_samples, *memory)
         for module in (pcl.gradients.grouped, *keeping, pcl.training.intake, *moving):
