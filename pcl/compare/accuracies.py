@@ -30,9 +30,9 @@ def accuracies(table: Table, *, look: Look | None = None) -> Figure:
     axes = canvas.axes(left, top, canvas.width - left - 26, tall)
     hues = DARK if look.dark else LIGHT
     handles = []
-    series = [(-0.17 if both else 0.0, hues[0], hues[0], _own)]
-    if both:
-        series.insert(0, (0.17, hues[1], look.paper, _single))
+    series = [(0.17, hues[1], look.paper, _single), (-0.17, hues[0], hues[0], _own)]
+    if not both:
+        series = [(0.0, hues[0], hues[0], _own)]
     for offset, hue, face, of in series:
         whole = [(i, of(row)) for i, row in enumerate(table.rows) if not of(row).errors]
         handles.append(
@@ -52,13 +52,8 @@ def accuracies(table: Table, *, look: Look | None = None) -> Figure:
     for i, row in enumerate(table.rows):
         for offset, _, _, of in series:
             if of(row).errors:
-                _text(
-                    axes,
-                    low,
-                    i + offset,
-                    "failed" if of(row) is row.single or not both else "failed at its own rate",
-                    look,
-                )
+                given = of(row) is row.single or not both
+                _text(axes, low, i + offset, "failed" if given else "failed at its own rate", look)
     axes.set_xlim(left=low)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_yticks(range(len(names)), names)

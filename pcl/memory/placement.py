@@ -34,7 +34,7 @@ class Placement:
             samples = _array(values)[self._samples]
             for column in columns:
                 _array(column)[self._rows] = samples
-            _changed(*columns)
+                increment_version(column)
         else:
             found = to_device(values.index_select(0, self._on(values.device)[1]), column.device)
             for column in columns:
@@ -44,7 +44,7 @@ class Placement:
         """The same value for all of them."""
         if column.is_cpu and column.dtype == torch.int64:
             column.numpy()[self._rows] = value
-            _changed(column)
+            increment_version(column)
         else:
             column.index_fill_(0, self._on(column.device)[0], value)
 
@@ -60,8 +60,3 @@ def _array(column: Tensor) -> NDArray[Any]:
     if column.dtype == torch.bfloat16:
         column = column.resolve_neg().view(torch.int16)
     return column.numpy(force=True)
-
-
-def _changed(*columns: Tensor) -> None:
-    """Let autograd know, as torch's own operators do."""
-    increment_version([column for column in columns if not column.is_inference()])

@@ -75,14 +75,6 @@ def test_one_value_for_all() -> None:
     assert numbers.tolist() == [1, 0, 1, 0, 1, 0, 0, 1]
 
 
-def test_in_inference_mode() -> None:
-    with torch.inference_mode():
-        column = torch.zeros(8, dtype=torch.int64)
-        Placement({1: 0}).put(torch.ones_like(column), column)
-        Placement({2: 0}).fill(column, 2)
-    assert column.tolist() == [0, 1, 2, 0, 0, 0, 0, 0]
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize(("of_column", "of_values"), [("cuda", "cuda"), ("cpu", "cuda"), ("cuda", "cpu")])
 def test_across_devices(of_column: str, of_values: str) -> None:
